@@ -1,6 +1,6 @@
 """minimtnlg: Megatron-Turing NLG 530B, readable, from one laptop core to 4 480 GPUs.
 
-Importing the package loads no torch; `from minimtnlg import run` does, through the module that it names.
+Importing the package loads no torch.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: its text is a single line that says what, where and what to do."""
+"""The one exception for a user's mistake: one line that says what, where and what to do."""
 
 
 class InputError(ValueError):

@@ -1,0 +1,327 @@
+"""The configuration: what is trained, on which data, how, and cut into which pieces.
+
+- Five sections, each a frozen dataclass: model, parallel, data, optim, train.
+- Every construction is validated: types and bounds by pydantic, rules between fields below.
+- One YAML file holds one Config; an unknown key is an error that names the nearest key.
+- Presets, from nano (a minute on two cores) to mtnlg-530b and gpt-1t, are data in presets.py.
+
+Sources are the ids of docs/bibliography.md; "nc" marks a value not confirmed by a primary source.
+"""
+
+import dataclasses
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+from ruamel.yaml import YAML, YAMLError
+
+from minimtnlg.errors import InputError
+from minimtnlg.presets import PRESETS
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+def section(cls):
+    """Make `cls` a frozen keyword-only dataclass whose every construction is validated.
+
+    Whatever is wrong is raised as one InputError line: key, value, remedy.
+    """
+    checked = pydantic.dataclasses.dataclass(
+        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+    )(cls)
+    construct = checked.__init__
+
+    def __init__(self, **values):
+        try:
+            construct(self, **values)
+        except pydantic.ValidationError as error:
+            raise InputError(_one_line(checked, error)) from None
+
+    checked.__init__ = __init__
+    return checked
+
+
+def require(truth, message):
+    """Raise InputError(message) unless `truth`."""
+    if not truth:
+        raise InputError(message)
+
+
+@section
+class Model:
+    """The shape of a GPT: a pre-LayerNorm decoder with tied embeddings [S13, sec. 3]."""
+
+    layers: Count  # L, transformer blocks
+    hidden: Count  # h, width of the residual stream
+    heads: Count  # a, attention heads of h / a numbers each
+    seq: Count  # s, tokens in a sequence and learned positions
+    vocab: Count  # V, rows of the embedding, padding included
+    dropout: Share = 0.0  # on embeddings, attention weights, residual branches [S10: 0.1]
+    attention: Literal["sdpa", "readable"] = "sdpa"  # PyTorch's fused kernel, or the formula itself
+
+    def __post_init__(self):
+        require(
+            self.hidden % self.heads == 0,
+            f"model.heads={self.heads} does not divide model.hidden={self.hidden}: choose one of "
+            f"{_near_divisors(self.hidden, self.heads)}",
+        )
+
+    @property
+    def ffn(self):
+        """Width of the MLP, 4h [S13, sec. 3]."""
+        return 4 * self.hidden
+
+    @property
+    def head_size(self):
+        """Numbers in one head, h / a."""
+        return self.hidden // self.heads
+
+    @property
+    def init_std(self):
+        """Standard deviation of the initial weights, sqrt(1 / 3h) [S3, sec. 2.4]."""
+        return math.sqrt(1 / (3 * self.hidden))
+
+    def parameters(self):
+        """Exact number of parameters, 12 L h^2 + 13 L h + (V + s) h + 2 h.
+
+        [S12, eq. 2] with the final LayerNorm's 2h, which the paper leaves out.
+        """
+        L, h = self.layers, self.hidden
+        return 12 * L * h * h + 13 * L * h + (self.vocab + self.seq) * h + 2 * h
+
+    def flops(self, sequences, recompute="none"):
+        """Matrix-multiply FLOPs of forward and backward over `sequences` full sequences.
+
+        72 B L s h^2 (1 + s/6h + V/12hL) without recomputation [S13, eq. 7]. Full recomputation runs
+        every block forward once more, selective only the two attention products of s^2.
+        """
+        L, h, s = self.layers, self.hidden, self.seq
+        block, attention = 24 * s * h * h + 4 * s * s * h, 4 * s * s * h
+        again = {"none": 0, "selective": attention, "full": block}[recompute]
+        return sequences * (L * (3 * block + again) + 3 * 2 * s * h * self.vocab)
+
+
+@section
+class Parallel:
+    """How the work is cut: rank = tp + TP * (dp + DP * pp), Megatron's and DeepSpeed's order."""
+
+    tp: Count = 1  # t, tensor-parallel ranks
+    pp: Count = 1  # p, pipeline stages
+    dp: Count = 1  # d, data-parallel replicas
+    recompute: Literal["none", "selective", "full"] = "none"  # what backward computes again [S13]
+
+
+@section
+class Data:
+    """Which corpus is read, in which proportions."""
+
+    path: str = ""  # a folder made by `minimtnlg data prepare`; empty: the default corpus
+    weights: dict[str, Positive] = Field(default_factory=dict)  # by source; empty: by its tokens
+    split: tuple[NotNegative, NotNegative, NotNegative] = (98, 2, 0)  # train, valid, test [S3]
+
+
+@section
+class Optim:
+    """Adam, decoupled weight decay, a learning rate that counts tokens, not steps [S3, sec. 2.4]."""
+
+    lr: Positive  # peak
+    min_lr: NotNegative  # after the decay; a tenth of the peak [S3]
+    warmup_tokens: NotNegative  # linear warm-up [S3: 1 B]
+    decay_tokens: Positive  # where the cosine reaches min_lr, warm-up included [S3: 340 B]
+    beta1: Share = 0.9  # [S3]
+    beta2: Share = 0.95  # lowered from 0.99 to reduce spikes of the loss [S3]
+    eps: Positive = 1e-8  # [S3]
+    weight_decay: NotNegative = 0.1  # on matrices, embeddings included [S3]
+    clip: NotNegative = 1.0  # largest global gradient norm; 0 switches clipping off [S3]
+
+    def __post_init__(self):
+        require(
+            self.min_lr <= self.lr,
+            f"optim.min_lr={self.min_lr:g} is above the peak optim.lr={self.lr:g}: lower it",
+        )
+        require(
+            self.warmup_tokens < self.decay_tokens,
+            f"optim.warmup_tokens={self.warmup_tokens:g} does not end before "
+            f"optim.decay_tokens={self.decay_tokens:g}: the decay includes the warm-up",
+        )
+
+
+@section
+class Train:
+    """How long, with which batches, in which numbers."""
+
+    steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps; give steps or tokens
+    tokens: Annotated[int, Field(ge=0)] = 0  # [S3: 270 B]
+    global_batch: Count  # B, sequences in a step
+    micro_batch: Count  # b, sequences that go through the model at once
+    ramp: tuple[Count, Count, Count] | None = None  # first batch, step, tokens [S3]
+    seed: Annotated[int, Field(ge=0)] = 1
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    eval_every: Annotated[int, Field(ge=0)] = 0  # steps between validations; 0: only at the end
+    eval_batches: Count = 4  # global batches in one validation loss [S3: 4]
+
+    def __post_init__(self):
+        require(
+            (self.steps > 0) != (self.tokens > 0),
+            f"train.steps={self.steps} and train.tokens={self.tokens}: set exactly one of them",
+        )
+        if self.ramp:
+            start, step, _ = self.ramp
+            require(
+                start < self.global_batch and (self.global_batch - start) % step == 0,
+                f"train.ramp={list(self.ramp)} does not reach train.global_batch="
+                f"{self.global_batch} from {start} in whole increments of {step}",
+            )
+
+    def batches(self):
+        """Every global batch size of the run, smallest first: one, or the rungs of the ramp."""
+        if not self.ramp:
+            return [self.global_batch]
+        return list(range(self.ramp[0], self.global_batch + 1, self.ramp[1]))
+
+
+@section
+class Config:
+    """One run: the five sections and the rules that hold between them."""
+
+    model: Model
+    parallel: Parallel = Field(default_factory=Parallel)
+    data: Data = Field(default_factory=Data)
+    optim: Optim
+    train: Train
+
+    def __post_init__(self):
+        m, p, t = self.model, self.parallel, self.train
+        for key, value in (("heads", m.heads), ("vocab", m.vocab)):
+            require(
+                value % p.tp == 0,
+                f"parallel.tp={p.tp} does not divide model.{key}={value}: choose one of "
+                f"{_near_divisors(value, p.tp)}",
+            )
+        require(
+            p.pp <= m.layers,
+            f"parallel.pp={p.pp} stages need at least one layer each: model.layers={m.layers}",
+        )
+        require(
+            p.recompute != "selective" or m.attention == "readable",
+            "parallel.recompute=selective with model.attention=sdpa, a kernel that recomputes the "
+            "attention core itself: choose model.attention=readable, or recompute none or full",
+        )
+        for batch in t.batches():
+            require(
+                batch % (t.micro_batch * p.dp) == 0,
+                f"a global batch of {batch} is not divisible by train.micro_batch * parallel.dp = "
+                f"{t.micro_batch} * {p.dp}: change train.global_batch, train.ramp or micro_batch",
+            )
+
+
+def preset(name):
+    """The Config of a preset; InputError names the nearest one where `name` is unknown."""
+    if name not in PRESETS:
+        raise InputError(
+            f"no preset {name!r}{_nearest(name, PRESETS)}; there are {', '.join(PRESETS)}"
+        )
+    return _build(PRESETS[name])
+
+
+def load(source, overrides=()):
+    """Read a Config from a YAML file or a preset's name, then apply "section.key=value" overrides.
+
+    Raises InputError for a missing or malformed file, an unknown key, or a value that can't be.
+    """
+    if str(source) in PRESETS:
+        values = {name: dict(part) for name, part in PRESETS[str(source)].items()}
+    else:
+        values = _read(Path(source))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        part, dot, name = key.partition(".")
+        require(equals and dot, f"override {override!r}: write section.key=value")
+        if part not in SECTIONS:
+            raise InputError(
+                f"override {override!r}: no section {part!r}{_nearest(part, SECTIONS)}"
+            )
+        values.setdefault(part, {})[name] = _yaml(text, f"override {override!r}")
+    return _build(values)
+
+
+def save(config, path):
+    """Write `config` as YAML to `path`; `load(path)` gives an equal Config."""
+    values = dataclasses.asdict(config)
+    for part in values.values():
+        part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    with open(path, "w") as file:
+        yaml.dump(values, file)
+
+
+def _read(path):
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(
+            f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset"
+            f"{_nearest(str(path), PRESETS)}; presets are {', '.join(PRESETS)}"
+        ) from None
+    values = _yaml(text, str(path))
+    require(isinstance(values, dict), f"{path}: expected the sections {', '.join(SECTIONS)}")
+    for name, part in values.items():
+        require(
+            isinstance(part, dict) or name not in SECTIONS,
+            f"{path}: section {name!r} should hold keys, it is {part!r}",
+        )
+    return values
+
+
+def _yaml(text, where):
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _build(values):
+    try:
+        return _CONFIG.validate_python(values)
+    except pydantic.ValidationError as error:
+        raise InputError(_one_line(Config, error)) from None
+
+
+def _one_line(cls, error):
+    """The first complaint of pydantic as one line: key, value, what to do."""
+    first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
+    *parents, key = [str(part) for part in first["loc"]] or [""]
+    for name in parents:
+        cls = next((f.type for f in dataclasses.fields(cls) if f.name == name), cls)
+    where = ".".join([*parents, key])
+    if first["type"] == "value_error":  # one of the rules above; it says everything already
+        return str(first["ctx"]["error"])
+    if first["type"] == "unexpected_keyword_argument":
+        keys = [field.name for field in dataclasses.fields(cls)]
+        return f"unknown key {where!r}{_nearest(key, keys)}; {cls.__name__} has {', '.join(keys)}"
+    if first["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"{where} is missing: give it a value"
+    if first["type"] == "dataclass_type":
+        return f"{where}={first['input']!r}: expected a section of keys"
+    return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _nearest(name, names):
+    close = difflib.get_close_matches(name, list(names), 1, 0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _near_divisors(number, wanted):
+    divisors = [d for d in range(1, number + 1) if number % d == 0] if number < 1e6 else [1]
+    return sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:4])
+
+
+SECTIONS = [field.name for field in dataclasses.fields(Config)]
+_CONFIG = pydantic.TypeAdapter(Config)

@@ -1,0 +1,105 @@
+"""The machine under the tensors: the one module outside engines/ that knows 'cuda'.
+
+- device(), backend(): where tensors live and how ranks talk.
+- fp32(dtype): what "fp32" means everywhere, so that float64 proofs hold.
+- seeded(...): a generator for one purpose; nothing here touches the global random state.
+- measured rates of this very machine: matrix multiplication and memory.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+
+import torch
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def device():
+    """The device of this process: its own GPU (LOCAL_RANK, modulo the GPUs present) or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def backend():
+    """The collective library: nccl where each local rank has a GPU of its own, else gloo."""
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
+    return "nccl" if torch.cuda.is_available() and alone else "gloo"
+
+
+def name():
+    """The device in words, for reports: the GPU's name or the CPU with its threads."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def synchronize():
+    """Wait until the device has finished what was given to it. A CPU always has."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def fp32(dtype):
+    """The type of master weights, sums and statistics: float32, or float64 for a float64 model."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def seed_of(*purpose):
+    """A 63-bit seed from whatever names the draw: (seed, "init", "blocks.0.mlp.up.weight"), ..."""
+    text = "/".join(str(part) for part in purpose)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*purpose, device="cpu"):
+    """A torch.Generator seeded by its purpose: the draw can be repeated without saved state."""
+    return torch.Generator(device=device).manual_seed(seed_of(*purpose))
+
+
+@contextlib.contextmanager
+def default_generator(*purpose, device="cpu"):
+    """Seed PyTorch's own generator by `purpose` inside the block, for kernels that accept no other.
+
+    The state from before comes back at the end.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(*purpose))
+        yield
+
+
+def matmul_flops(dtype=torch.float32, size=None, seconds=0.3):
+    """Measured FLOP/s of one large square matrix product on device().
+
+    The best of the runs that fit into `seconds`: a peak, since interruptions only slow it down.
+    """
+    size = size or (8192 if torch.cuda.is_available() else 1024)
+    a, b = (torch.randn(size, size, device=device()).to(dtype) for _ in "ab")
+    return 2 * size**3 / _fastest(lambda: a @ b, seconds)
+
+
+def copy_bytes(seconds=0.3):
+    """Measured bytes/s of copying a large tensor on device(), read and write counted."""
+    source = torch.ones(2**28 if torch.cuda.is_available() else 2**24, device=device())
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _fastest(lambda: target.copy_(source), seconds)
+
+
+def _fastest(call, seconds):
+    call()
+    synchronize()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        call()
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+        if time.perf_counter() > end:
+            return best

@@ -1,0 +1,1 @@
+"""One file for each axis of parallelism; none knows a model."""

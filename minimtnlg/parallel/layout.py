@@ -1,0 +1,63 @@
+"""Where a rank stands: rank <-> (pp, dp, tp), its groups and its node. Arithmetic only, no process.
+
+One order, Megatron's and DeepSpeed's: rank = tp + TP * (dp + DP * pp). Neighbours in the tensor
+group are neighbours in number, so 8 of them share a node; stages lie furthest apart [S3, sec. 2.2].
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from minimtnlg.errors import InputError
+
+
+class Place(NamedTuple):
+    """Coordinates of one rank: its stage pp, its replica dp, its slice tp (each from 0)."""
+
+    pp: int
+    dp: int
+    tp: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A world of tp * pp * dp ranks.
+
+    Layout(tp=8, pp=35, dp=8) is MT-NLG on 280 nodes: 2 240 ranks [S3, sec. 2.2].
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+
+    def __post_init__(self):
+        for axis in ("tp", "pp", "dp"):
+            if not isinstance(size := getattr(self, axis), int) or size < 1:
+                raise InputError(f"parallel.{axis}={size!r}: sizes are whole numbers from 1")
+
+    @property
+    def world(self):
+        """Number of ranks, tp * pp * dp."""
+        return self.tp * self.pp * self.dp
+
+    def place(self, rank):
+        """The Place of `rank`; InputError where there is no such rank."""
+        if not 0 <= rank < self.world:
+            raise InputError(
+                f"no rank {rank}: the {self.world} ranks go from 0 to {self.world - 1}"
+            )
+        rest, tp = divmod(rank, self.tp)
+        pp, dp = divmod(rest, self.dp)
+        return Place(pp, dp, tp)
+
+    def rank(self, pp=0, dp=0, tp=0):
+        """The rank at these coordinates."""
+        return tp + self.tp * (dp + self.dp * pp)
+
+    def group(self, rank, axis):
+        """The ranks that differ from `rank` along `axis` ("tp", "pp" or "dp") alone, in order."""
+        here = self.place(rank)
+        return [self.rank(**(here._asdict() | {axis: i})) for i in range(getattr(self, axis))]
+
+    def node(self, rank, gpus_per_node=8):
+        """(node, GPU in it) of `rank`, where ranks fill the nodes in order."""
+        return divmod(rank, gpus_per_node)
