@@ -118,13 +118,16 @@ class Reader:
             if not path.is_file():
                 raise InputError(f"no file {path}; a pair of .bin and .idx makes a data set")
         self.dtype, n, d = self._read_header()
-        index = np.memmap(self.idx, mode="r")[HEADER.size :]
+        index = np.asarray(np.memmap(self.idx, mode="r"))[HEADER.size :]
         self.lengths = index[: 4 * n].view("<i4")
         self.pointers = index[4 * n : 12 * n].view("<i8")
         self.documents = index[12 * n :].view("<i8")
         self.tokens = int(self.lengths.sum(dtype=np.int64))
         self._check_index(n)
-        self._flat = np.memmap(self.bin, mode="r", dtype=self.dtype)
+        self._flat = np.asarray(np.memmap(self.bin, mode="r", dtype=self.dtype))
+
+    def __reduce__(self):
+        return Reader, (self.prefix,)  # a rank that is sent a Reader maps the files itself
 
     def __len__(self):
         return len(self.lengths)
