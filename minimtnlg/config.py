@@ -128,7 +128,7 @@ class Data:
 
 @section
 class Optim:
-    """Adam, decoupled weight decay, a learning rate that counts tokens, not steps [S3, sec. 2.4]."""
+    """Adam, decoupled weight decay, a learning rate that counts tokens [S3, sec. 2.4]."""
 
     lr: Positive  # peak
     min_lr: NotNegative  # after the decay; a tenth of the peak [S3]

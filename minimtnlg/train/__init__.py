@@ -1,0 +1,1 @@
+"""One training step, and everything around it: optimizer, precision, ramps, files of a run."""
