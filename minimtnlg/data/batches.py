@@ -53,7 +53,8 @@ class Samples:
         epoch = int(reader.lengths[documents].sum(dtype=np.int64))  # tokens
         if epoch == 0:
             raise InputError(f"{reader.prefix} has no token in documents {list(documents)}")
-        epochs = 1 if samples is None else max(1, ceil((samples * seq + 1) / epoch))
+        needed = 0 if samples is None else samples * seq + 1
+        epochs = max(1, -(-needed // epoch))
         total = (epochs * epoch - 1) // seq
         before_last = ((epochs - 1) * epoch - 1) // seq
         last_apart = epochs > 1 and samples - before_last < int(0.80 * ((epoch - 1) // seq))

@@ -1,4 +1,4 @@
-"""A folder of prepared text: what it holds, whether it is whole, and which documents are for what."""
+"""A folder of prepared text: what it holds, whether it is whole, what each document is for."""
 
 import difflib
 import hashlib

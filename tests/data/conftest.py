@@ -1,0 +1,36 @@
+"""Small corpora for the tests of this folder: generated tokens, no network, no training."""
+
+import json
+
+import pytest
+from generated import VOCAB
+
+from minimtnlg.data.corpus import Corpus, sha256
+from minimtnlg.data.indexed import Writer
+
+
+def facts(path):
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """build({"name": documents, ...}, vocab) -> Corpus of given tokens, in a folder of its own."""
+
+    def build(sources, vocab=VOCAB):
+        folder = tmp_path_factory.mktemp("corpus")
+        (folder / "tokenizer.json").write_text("{}")
+        tokenizer = {"size": vocab, "padded": 1024, "eod": 0, **facts(folder / "tokenizer.json")}
+        manifest = {"format": 1, "tokenizer": tokenizer, "sources": {}}
+        for name, documents in sources.items():
+            with Writer(folder / name, VOCAB) as writer:
+                for document in documents:
+                    writer.add(document)
+            manifest["sources"][name] = {
+                "max_token": writer.max_token,
+                "files": {f"{name}{s}": facts(folder / f"{name}{s}") for s in (".bin", ".idx")},
+            }
+        (folder / "corpus.json").write_text(json.dumps(manifest))
+        return Corpus(folder)
+
+    return build
