@@ -1,0 +1,26 @@
+"""The course around the package: lessons, exercises, feedback and figures.
+
+    sources.py    front matter and cells of a lesson or an exercise: what a maintainer writes
+    exercises.py  an exercise loaded: stub, solution, checks, wrong answers
+    pages.py      what is generated from sources: notebooks, course map, glossary
+    build.py      build, run, start: what the command line calls
+    check.py      predict, measured, check, hint, solution: what a learner calls
+    feedback.py   expect: a comparison that fails in words
+    show.py       figure, show: what a cell displays
+    plots.py      the one style of all figures
+    need.py       corpus, tokenizer and a trained nano, made once
+"""
+
+import logging
+import warnings
+
+
+def setup():
+    """Make a notebook quiet and its figures legible; the set-up cell of every lesson calls it."""
+    from minimtnlg.course import plots
+
+    # Said by libraries to their developers, not to a learner.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    plots.style()

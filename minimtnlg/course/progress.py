@@ -1,0 +1,44 @@
+"""What a learner guessed, tried and solved: one JSON file on this machine, sent nowhere."""
+
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+from minimtnlg.course.sources import ROOT
+
+
+def path():
+    """The file: $MINIMTNLG_PROGRESS, else `work/progress.json` in the repository or the home."""
+    chosen = os.environ.get("MINIMTNLG_PROGRESS")
+    if chosen:
+        return Path(chosen)
+    if (ROOT / "notebooks").is_dir():
+        return ROOT / "work" / "progress.json"
+    return Path.home() / ".minimtnlg" / "progress.json"
+
+
+def read():
+    """Two dicts by name: "predictions" {guess, measured}, "exercises" {attempts, hints, solved}."""
+    try:
+        stored = json.loads(path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not yet there, or not ours: a lesson must run all the same
+        stored = {}
+    if not isinstance(stored, dict):
+        stored = {}
+    return {kind: dict(stored.get(kind) or {}) for kind in ("predictions", "exercises")}
+
+
+def note(kind, name, **facts):
+    """Add `facts` to what is known of prediction or exercise `name`; return all that is known."""
+    file = path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):  # two notebooks may be open
+        stored = read()
+        entry = stored[kind].setdefault(name, {})
+        entry.update(facts)
+        aside = file.with_suffix(".part")
+        aside.write_text(json.dumps(stored, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(aside, file)
+    return entry
