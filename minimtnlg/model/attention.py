@@ -21,7 +21,8 @@ def readable_core(q, k, v, p, draw, layer):
     5 a s / h of S13's activation formula [S13, sec. 4.1].
     """
     s = q.shape[-2]
-    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+    # Dividing q instead would keep a second q for backward; dividing the product keeps nothing.
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     future = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
     weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
     return dropout(weights, p, draw, layer, "attention") @ v
