@@ -1,4 +1,4 @@
-"""What a learner guessed, tried and solved: one JSON file on this machine, sent nowhere."""
+"""What a learner guessed, tried, solved and chose: one JSON file on this machine, sent nowhere."""
 
 import json
 import os
@@ -20,18 +20,20 @@ def path():
 
 
 def read():
-    """Two dicts by name: "predictions" {guess, measured}, "exercises" {attempts, hints, solved}."""
+    """Dicts by name: "predictions" {guess, measured}, "exercises" {attempts, hints, solved} and
+    "choices" {value}.
+    """
     try:
         stored = json.loads(path().read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not yet there, or not ours: a lesson must run all the same
         stored = {}
     if not isinstance(stored, dict):
         stored = {}
-    return {kind: dict(stored.get(kind) or {}) for kind in ("predictions", "exercises")}
+    return {kind: dict(stored.get(kind) or {}) for kind in ("predictions", "exercises", "choices")}
 
 
 def note(kind, name, **facts):
-    """Add `facts` to what is known of prediction or exercise `name`; return all that is known."""
+    """Add `facts` to what is known of `name` among the `kind`; return all that is known."""
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):  # two notebooks may be open
