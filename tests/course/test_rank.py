@@ -10,12 +10,6 @@ from minimtnlg.course.rank import MTNLG, choose_rank, my_rank
 from minimtnlg.errors import InputError
 
 
-@pytest.fixture(autouse=True)
-def own_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINIMTNLG_PROGRESS", str(tmp_path / "progress.json"))
-    return tmp_path / "progress.json"
-
-
 def test_default_until_chosen():
     assert my_rank() == 1000
     assert choose_rank(0) == 0  # a rank that counts as false
@@ -37,18 +31,18 @@ def test_what_is_no_rank_is_refused_and_the_old_one_stays(rank):
     assert my_rank() == 8
 
 
-def test_guesses_and_the_rank_share_a_file_and_keep_each_other(own_file):
+def test_guesses_and_the_rank_share_a_file_and_keep_each_other(progress_file):
     progress.note("predictions", "x", guess=3)
     choose_rank(9)
     progress.note("exercises", "y", attempts=1)
     assert my_rank() == 9
     assert progress.read()["predictions"]["x"]["guess"] == 3
-    assert own_file.exists()
+    assert progress_file.exists()
 
 
 @pytest.mark.parametrize("kept", [2240, -3, "12", None, 2.0])
-def test_a_spoilt_file_means_the_default(own_file, kept):
-    own_file.write_text(json.dumps({"choices": {"rank": {"value": kept}}}))
+def test_a_spoilt_file_means_the_default(progress_file, kept):
+    progress_file.write_text(json.dumps({"choices": {"rank": {"value": kept}}}))
     assert my_rank() == 1000
 
 
