@@ -2,11 +2,25 @@
 
 import json
 
+import numpy as np
 import pytest
-from generated import VOCAB
 
 from minimtnlg.data.corpus import Corpus, sha256
 from minimtnlg.data.indexed import Writer
+
+VOCAB = 500
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    """tokens(seed, documents): documents of random tokens that end with token 0."""
+
+    def tokens(seed, documents):
+        draw = np.random.default_rng(seed)
+        lengths = draw.integers(0, 60, documents)
+        return [np.append(draw.integers(1, VOCAB, length), 0) for length in lengths]
+
+    return tokens
 
 
 def facts(path):
