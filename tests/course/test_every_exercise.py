@@ -1,0 +1,94 @@
+"""Every exercise proves itself: its solution passes, its stub and every wrong answer do not."""
+
+import ast
+from functools import cache
+
+import nbformat
+import pytest
+
+from minimtnlg.course import exercises, pages
+from minimtnlg.course.sources import ROOT, exercise_sources, lessons
+
+SOURCES = ROOT / "exercises" / "src"
+PATHS = sorted(SOURCES.glob("[0-9_]*.py"))  # the template too
+every = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+
+
+@cache
+def load(path):
+    return exercises.load(path)
+
+
+@every
+def test_solution_passes(path):
+    exercise = load(path)
+    outcomes = exercise.grade(exercise.solution)
+    assert [(o.check.name, o.kind, o.text) for o in outcomes if o.kind != "passed"] == []
+    assert len(outcomes) == len(exercise.checks)
+
+
+@every
+def test_stub_says_what_to_do(path):
+    exercise = load(path)
+    (outcome,) = exercise.grade(exercise.stub, stop=True)
+    assert outcome.kind == "stub"
+    assert len(outcome.text) > len("not written yet: ") + 10, "say what to write"
+
+
+@every
+def test_wrong_answers_fail_the_check_named_for_them(path):
+    exercise = load(path)
+    checks = {check.name: check for check in exercise.checks}
+    assert len(exercise.wrong) >= 3
+    for name, (answer, caught_by) in exercise.wrong.items():
+        assert caught_by in checks, f"{name}: there is no check {caught_by!r}"
+        outcome = exercise.try_check(checks[caught_by], answer)
+        assert outcome.kind in ("failed", "error", "unusable"), f"{name} passes {caught_by}"
+
+
+@every
+def test_solutions_of_other_exercises_fail(path):
+    exercise = load(path)
+    for other in PATHS:
+        if other != path:
+            outcomes = exercise.grade(load(other).solution, stop=True)
+            assert outcomes[-1].kind != "passed", f"the solution of {other.stem} passes"
+
+
+@every
+def test_source_is_complete(path):
+    exercise = load(path)
+    source = exercise.source
+    assert len(exercise.hints) == 3
+    assert any(check.hidden for check in exercise.checks)
+    assert any(not check.hidden for check in exercise.checks)
+    assert all(check.title != check.name for check in exercise.checks), "a check has no docstring"
+    statement = "\n".join(c.source for c in source.cells if not c.metadata.get("tags"))
+    assert "**Target:**" in statement
+    if path.stem[0] != "_":
+        known = {t for x in lessons() if x.number <= source.number for t in x.introduces}
+        assert set(source.needs) <= known
+        names = [other.name for other in exercise_sources()]
+        assert names.count(source.name) == 1, f"two exercises are called {source.name}"
+
+
+@every
+def test_student_notebook_holds_no_trace_of_the_answers(path):
+    exercise = load(path)
+    notebook = pages.exercise_notebook(exercise.source)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    secrets = [check.name for check in exercise.checks] + list(exercise.wrong)
+    bodies = [n for n in ast.walk(ast.parse(exercise.solution_code)) if hasattr(n, "body")]
+    for node in bodies:
+        if isinstance(node, ast.FunctionDef):
+            secrets.append(ast.get_source_segment(exercise.solution_code, node.body[-1]))
+    assert [secret for secret in secrets if secret in text] == []
+    assert exercise.stub_code in text
+    assert all(cell.get("outputs", []) == [] for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("source", exercise_sources(), ids=lambda source: source.stem)
+def test_committed_notebook_is_its_source(source):
+    path = ROOT / "exercises" / f"{source.stem}.ipynb"
+    assert path.exists(), "run: minimtnlg course build"
+    assert nbformat.read(path, as_version=4) == pages.exercise_notebook(source)
