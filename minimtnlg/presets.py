@@ -33,7 +33,8 @@ PRESETS = {
         data=_CORPUS,
         optim=_rate(3e-3, 3e-4, 20_000, 1_000_000),
         train=dict(
-            tokens=800_000, global_batch=32, micro_batch=8, ramp=(8, 8, 100_000), eval_every=50
+            tokens=800_000, global_batch=32, micro_batch=4,
+            ramp=(8, 8, 100_000), eval_every=50
         ),
     ),
     "micro": dict(  # five times nano, for an afternoon on two cores

@@ -1,0 +1,42 @@
+# make course   set everything up, prepare the corpus, train nano, execute every lesson
+# make test     set up what the tests need too, and run them
+# make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
+#
+# Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: course test lab
+course: .venv/course
+	$(BIN)/minimtnlg doctor
+	$(BIN)/minimtnlg course run
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lab: .venv/course
+	$(BIN)/minimtnlg course start work
+	$(BIN)/jupyter lab work/course_map.ipynb
+
+# The environment is made again when it is missing, half made, older than the files that it is made
+# from, or when its interpreter has gone.
+ifeq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),)
+$(shell rm -rf .venv)
+endif
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("minimtnlg needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/course: .venv/python pyproject.toml constraints.txt
+	@echo "installing what the course needs into .venv"
+	@$(PIP) --editable '.[course]'
+	@touch $@
+
+.venv/test: .venv/course
+	@echo "installing the engines and what the tests need into .venv"
+	@$(PIP) --editable '.[course,engines,test]'
+	@touch $@

@@ -1,0 +1,162 @@
+"""The command line: each command reads its input, calls the package and prints a short table.
+
+A user's mistake is one line on stderr and exit status 2, a failed rank or lesson 1; no traceback.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minimtnlg.errors import InputError
+
+app = typer.Typer(
+    help="Megatron-Turing NLG 530B, readable, from one laptop core to a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, or list what one can be made of.")
+course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the lessons.")
+app.add_typer(data, name="data")
+app.add_typer(course, name="course")
+
+
+@app.command()
+def doctor():
+    """Show what is installed, how fast this machine is and which lessons run here."""
+    from minimtnlg.doctor import report
+
+    report()
+
+
+@data.command("prepare")
+def data_prepare(
+    out: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")],
+    sources: Annotated[
+        str,
+        typer.Option(help="Names from `data sources`, paths or hf:NAME, divided by commas."),
+    ] = "",
+    vocab: Annotated[
+        str, typer.Option(help="Size of the vocabulary to train, or gpt2 for GPT-2's own.")
+    ] = "2048",
+):
+    """Fetch text, train a tokenizer on it and write Megatron's .bin and .idx files."""
+    from minimtnlg.data.prepare import prepare
+
+    if vocab != "gpt2" and not vocab.isdecimal():
+        raise InputError(f"--vocab {vocab!r}: a number of tokens, or gpt2")
+    names = [name.strip() for name in sources.split(",") if name.strip()]
+    prepare(out, names or None, vocab if vocab == "gpt2" else int(vocab))
+
+
+@data.command("sources")
+def data_sources():
+    """List the known sources with their licence and origin."""
+    from minimtnlg.data.sources import describe_sources
+
+    _table(describe_sources())
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file or the name of a preset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as in optim.lr=1e-3")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; it must not hold one yet.")] = ...,
+):
+    """Train a GPT; write metrics, weights and a picture of the loss, and show a greedy sample."""
+    from minimtnlg import config as configuration
+    from minimtnlg.train.trainer import train as run_training
+
+    result = run_training(configuration.load(config, overrides or ()), out)
+    print(
+        f"{result['steps']} steps, {result['tokens']:,} tokens in {result['seconds']:.0f} s\n"
+        f"validation loss  {result['valid_loss']:.3f} nats per token\n"
+        f"unigram entropy  {result['unigram_entropy']:.3f}  "
+        "(the best of a model that sees no context)"
+    )
+    _show_sample(out)
+    _draw_loss(out)
+
+
+@course.command("start")
+def course_start(folder: Annotated[Path, typer.Argument()] = Path("work")):
+    """Copy lessons and exercises to FOLDER, without outputs; never over a file that you edited."""
+    from minimtnlg.course.build import start
+
+    start(folder)
+
+
+@course.command("build")
+def course_build(
+    names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,
+    execute: Annotated[bool, typer.Option(help="Run the cells and keep their output.")] = True,
+):
+    """Make the notebooks from notebooks/src and exercises/src."""
+    from minimtnlg.course.build import build
+
+    if any(result.state == "FAILED" for result in build(names, execute)):
+        raise typer.Exit(1)
+
+
+@course.command("run")
+def course_run(
+    names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,
+):
+    """Execute the lessons and end with a table: lesson, seconds, result."""
+    from minimtnlg.course.build import run
+
+    if any(result.state == "FAILED" for result in run(names)):
+        raise typer.Exit(1)
+
+
+def _show_sample(run, prompt="The history of the"):
+    """Print what the trained model makes of a prompt, always taking the likeliest token."""
+    from minimtnlg.data.tokenizer import Tokenizer
+    from minimtnlg.evaluate.generate import greedy
+    from minimtnlg.train.checkpoint import load_run
+
+    _, model = load_run(run)
+    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    ids = greedy(model, tokenizer.encode(prompt), 40, tokenizer.eod, tokenizer.size)
+    print(f"greedy sample    {prompt}|{tokenizer.decode(ids)!s}")
+
+
+def _draw_loss(run):
+    """Write RUN/loss.png where matplotlib is installed; say how to get it where it is not."""
+    try:
+        from minimtnlg.course.plots import loss_curve, style
+
+        style()
+    except ModuleNotFoundError:
+        print("no picture of the loss: pip install 'minimtnlg[course]' brings matplotlib")
+        return
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    loss_curve({run.name: rows})[0].savefig(run / "loss.png")
+    print(f"picture          {run / 'loss.png'}")
+
+
+def _table(rows):
+    """Print a list of equal dicts as aligned columns."""
+    widths = {key: max(len(str(row[key])) for row in [*rows, {key: key}]) for key in rows[0]}
+    for row in [{key: key for key in widths}, *rows]:
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())
+
+
+def main():
+    """Entry point of the `minimtnlg` command."""
+    from minimtnlg.ranks import RankError
+
+    try:
+        app()
+    except (InputError, RankError) as error:
+        print(f"minimtnlg: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("minimtnlg: interrupted", file=sys.stderr)
+        sys.exit(130)
