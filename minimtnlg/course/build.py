@@ -20,6 +20,7 @@ import nbformat
 
 from minimtnlg.course import pages
 from minimtnlg.course.sources import ROOT, exercise_sources, lessons, tags
+from minimtnlg.course.start import start as start
 from minimtnlg.errors import InputError
 
 CELL_LIMIT = 900  # seconds; a cell that hangs must not hang the course

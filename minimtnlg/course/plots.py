@@ -10,11 +10,11 @@ from minimtnlg.errors import InputError
 COLOURS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
-    "green": "#009E73",
     "red": "#D55E00",
     "sky": "#56B4E9",
-    "pink": "#CC79A7",
+    "green": "#009E73",
     "black": "#000000",
+    "pink": "#CC79A7",
 }
 _LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1))]
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -56,7 +56,7 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
         x      which field is the horizontal axis: "tokens", "step" or "elapsed_s"
         title  of the figure
 
-    Returns (figure, axes). Steps with a `val_loss` are drawn as points of the same colour.
+    Returns (figure, axes). Steps with a `valid_loss` are drawn as points of the same colour.
     """
     import matplotlib.pyplot as plt
 
@@ -70,11 +70,11 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
         (line,) = ax.plot(
             [m[x] for m in steps], [m["loss"] for m in steps], label=label, markevery=every
         )
-        measured = [m for m in metrics if m.get("val_loss") is not None]
+        measured = [m for m in metrics if m.get("valid_loss") is not None]
         if measured:
             ax.plot(
                 [m[x] for m in measured],
-                [m["val_loss"] for m in measured],
+                [m["valid_loss"] for m in measured],
                 linestyle="none",
                 marker="*",
                 markersize=9,

@@ -1,0 +1,89 @@
+"""What a lesson needs from others, made once on this machine: any lesson can be opened first."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from minimtnlg.errors import InputError
+
+THINGS = {  # what it is, and what it takes the first time, measured on two cores
+    "corpus": "the default corpus, about a minute and a download of 30 MB",
+    "tokenizer": "the tokenizer of the default corpus, made with it in about a minute",
+    "nano": "a trained nano, about a minute beyond the corpus",
+}
+
+
+def need(name, progress=True):
+    """Path of a thing that several lessons use; made now if no lesson asked before.
+
+    Parameters:
+        name      "corpus": the folder that `data.batches.Corpus` opens; "tokenizer": the file that
+                  `Tokenizer.load` reads; "nano": the run that `train.checkpoint.load_run` reads
+        progress  show a bar while it is made
+
+    It lies under `minimtnlg.data.sources.cache_dir()`. Two lessons may ask at once: one makes it,
+    the other waits. InputError for an unknown name, or where a download fails.
+    """
+    if name not in THINGS:
+        raise InputError(f"need({name!r}): there is no such thing; known are {', '.join(THINGS)}")
+    if name == "nano":
+        return _nano(progress)
+    folder = _corpus(progress)
+    return folder / "tokenizer.json" if name == "tokenizer" else folder
+
+
+def _corpus(progress):
+    from minimtnlg.data.sources import cache_dir
+
+    def make(part):
+        from minimtnlg.data.prepare import prepare
+
+        prepare(part, progress=progress)
+
+    return _once(cache_dir() / "corpus", "corpus.json", "corpus", make)
+
+
+def _nano(progress):
+    from minimtnlg import config
+    from minimtnlg.data.sources import cache_dir
+
+    corpus = _corpus(progress)
+    nano = config.load("nano", overrides=[f"data.path={corpus}"])
+    # Another recipe or corpus is another model; where they lie makes no difference.
+    recipe = repr(config.preset("nano")).encode() + (corpus / "corpus.json").read_bytes()
+    key = hashlib.sha256(recipe).hexdigest()[:12]
+
+    def make(part):
+        from minimtnlg.train.trainer import train
+
+        train(nano, part, progress=progress)
+
+    return _once(cache_dir() / f"nano-{key}", "latest", "nano", make)
+
+
+def _once(folder, last_file, name, make):
+    """`folder`, made by `make(part)` beside it if its `last_file` is not there yet."""
+    folder = Path(folder)
+    if (folder / last_file).exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another lesson is making it, waiting", flush=True)
+        lock.acquire()
+    try:
+        if not (folder / last_file).exists():
+            print(f"{name}: making {THINGS[name]}; kept in {folder.parent}", flush=True)
+            part = folder.with_name(folder.name + ".part")
+            for leftover in (part, folder):  # of a process that was stopped
+                shutil.rmtree(leftover, ignore_errors=True)
+            make(part)
+            os.replace(part, folder)
+    finally:
+        lock.release()
+    return folder
