@@ -5,13 +5,10 @@ run     every lesson executed again, with other parameters if wanted; the table 
 start   copies without outputs in `work/`, where a learner edits
 """
 
-import contextlib
 import importlib.util
 import os
 import re
 import shutil
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,11 @@ from pathlib import Path
 import nbformat
 
 from minimtnlg.course import pages
+from minimtnlg.course.execute import LessonFailed, clean, run_notebook
+from minimtnlg.course.need import need
 from minimtnlg.course.sources import ROOT, exercise_sources, lessons, tags
 from minimtnlg.course.start import start as start
 from minimtnlg.errors import InputError
-
-CELL_LIMIT = 900  # seconds; a cell that hangs must not hang the course
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,6 @@ class Result:
     text: str = ""
 
 
-class LessonFailed(Exception):
-    """A cell of a lesson raised; the text names cell and error in one line."""
-
-
 def build(names=None, execute=True, root=ROOT):
     """Write the notebooks of the lessons `names` (all by default), every exercise and page.
 
@@ -48,7 +41,10 @@ def build(names=None, execute=True, root=ROOT):
     """
     root = Path(root)
     results = []
-    for lesson in select(names, root):
+    chosen = select(names, root)
+    if execute:
+        _make_needed(chosen)
+    for lesson in chosen:
         target = root / "notebooks" / f"{lesson.name}.ipynb"
         notebook = pages.lesson_notebook(lesson, root)
         start = time.perf_counter()
@@ -81,6 +77,7 @@ def run(names=None, parameters=None, out="build/notebooks", root=ROOT):
     root = Path(root)
     chosen = select(names, root)
     results = []
+    _make_needed(chosen)
     for i, lesson in enumerate(chosen, 1):
         print(f"[{i}/{len(chosen)}] {lesson.name} ...", end=" ", flush=True)
         results.append(_run_one(lesson, parameters, root / out / f"{lesson.name}.ipynb", root))
@@ -104,6 +101,16 @@ def _run_one(lesson, parameters, out, root):
     except LessonFailed as failure:
         return Result(lesson.name, "FAILED", time.perf_counter() - start, str(failure))
     return Result(lesson.name, "ok", time.perf_counter() - start)
+
+
+def _make_needed(chosen):
+    """Make what these lessons ask of `need` before they run, so that each pays for itself alone."""
+    text = "\n".join(cell.source for lesson in chosen for cell in lesson.cells)
+    for name in sorted(set(re.findall(r"""\bneed\(["'](\w+)["']\)""", text))):
+        try:
+            need(name)
+        except InputError as mistake:  # the lessons that need it will fail, the others run
+            print(f"{name}: {mistake}")
 
 
 def select(names, root=ROOT):
@@ -145,110 +152,12 @@ def _missing(lesson):
         "deepspeed": lambda: importlib.util.find_spec("deepspeed") is not None,
         "slurm": lambda: shutil.which("sbatch") is not None,
     }
-    for need in lesson.requires:
-        if need not in there:
-            raise InputError(f"{lesson.path}: requires {need!r}; known are {', '.join(there)}")
-        if not there[need]():
-            return f"{need} is not installed here; `minimtnlg doctor` says how to get it"
+    for name in lesson.requires:
+        if name not in there:
+            raise InputError(f"{lesson.path}: requires {name!r}; known are {', '.join(there)}")
+        if not there[name]():
+            return f"{name} is not installed here; `minimtnlg doctor` says how to get it"
     return ""
-
-
-# ------------------------------------------------------------------------------- execution
-
-
-def run_notebook(notebook, parameters=None, out=None):
-    """Execute a notebook in an empty folder; return it with outputs. Raises LessonFailed.
-
-    `out` keeps the executed file, also of a run that failed.
-    """
-    import papermill
-
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lesson-") as folder, _quiet_environment(folder):
-        cwd = Path(folder) / "cwd"
-        cwd.mkdir()
-        try:
-            return papermill.execute_notebook(
-                notebook,
-                out,
-                parameters=parameters or {},
-                cwd=cwd,
-                progress_bar=False,
-                execution_timeout=CELL_LIMIT,
-                extra_arguments=["--log-level=ERROR"],  # its warning about TCP says nothing here
-            )
-        except papermill.PapermillExecutionError as error:
-            message = " ".join(f"{error.ename}: {error.evalue}".split())
-            raise LessonFailed(f"cell {_cell_name(error)}: {message}") from None
-        except Exception as error:  # a dead or hanging kernel
-            message = " ".join(str(error).split())
-            raise LessonFailed(f"{type(error).__name__}: {message[:300]}") from None
-
-
-def _cell_name(error):
-    first = error.source.strip().splitlines()[0] if error.source.strip() else ""
-    return f"{error.cell_index} ({first})"
-
-
-@contextlib.contextmanager
-def _quiet_environment(folder):
-    """Kernels inherit it: no progress bars, and a learner's guesses stay out of the outputs."""
-    values = {"TQDM_DISABLE": "1", "MINIMTNLG_PROGRESS": str(Path(folder) / "progress.json")}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-def clean(notebook, root=ROOT):
-    """Take out of an executed notebook what differs from run to run without meaning."""
-    notebook.metadata.pop("papermill", None)
-    notebook.metadata["language_info"] = {"name": "python"}
-    for cell in notebook.cells:
-        cell.metadata = {"tags": tags(cell)} if tags(cell) else {}
-        if cell.cell_type == "code":
-            cell.outputs = _merged(cell.outputs)
-            for output in cell.outputs:
-                _anonymous(output, root)
-    return notebook
-
-
-def _merged(outputs):
-    """Neighbouring pieces of one stream as one; what a progress bar overwrote is dropped."""
-    merged = []
-    for output in outputs:
-        last = merged[-1] if merged else None
-        stream = output.output_type == "stream"
-        if stream and last and last.output_type == "stream" and last.name == output.name:
-            last.text += output.text
-        else:
-            merged.append(output)
-    for output in merged:
-        if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
-    return merged
-
-
-def _anonymous(output, root):
-    """Replace folders, cell file names and addresses in memory by what they stand for."""
-
-    def replaced(text):
-        text = re.sub(r"/\S*?/ipykernel_\d+/\d+\.py", "<cell>", text)
-        text = re.sub(rf"{re.escape(tempfile.gettempdir())}/lesson-\w+/cwd/?", "", text)
-        for folder in (f"{Path(root).resolve()}/", f"{ROOT}/", f"{sys.prefix}/"):
-            text = text.replace(folder, "")
-        text = text.replace(str(Path.home()), "~")
-        return re.sub(r" at 0x[0-9a-f]{6,}", " at 0x...", text)
-
-    if "text" in output:
-        output.text = replaced(output.text)
-    for kind, value in output.get("data", {}).items():
-        if isinstance(value, str) and kind.startswith("text/"):
-            output.data[kind] = replaced(value)
 
 
 def _keep_outputs(notebook, path):

@@ -101,17 +101,18 @@ def load(name, root=ROOT):
     stub = _execute(source, text, source.tagged("stub"), dict(given))
     solution = _execute(source, text, source.tagged("solution"), dict(given))
     wrong = _execute(source, text, source.tagged("wrong"), dict(solution))
+    # Hidden checks may use the visible ones' imports and helpers, and the picture too.
+    asking = [c for c in source.cells if {"check", "hidden", "picture"} & set(tags(c))]
+    scope = _execute(source, text, asking, dict(given))
     checks = [
         Check(name, inspect.getdoc(scope[name]) or name, scope[name], tag == "hidden")
         for tag in ("check", "hidden")
-        for scope in [_execute(source, text, source.tagged(tag), dict(given))]
         for name in _defined(source.tagged(tag))
     ]
     targets = _defined(source.tagged("stub"))
     if not targets or targets[-1] not in solution:
         raise InputError(f"{source.path}: stub and solution must define the same name")
     mistakes = _defined(source.tagged("wrong"))
-    pictures = _execute(source, text, source.tagged("picture"), dict(given))
     return Exercise(
         source=source,
         target=targets[-1],
@@ -122,7 +123,7 @@ def load(name, root=ROOT):
         checks=checks,
         wrong={name: (wrong[name], _caught_by(source, wrong[name])) for name in mistakes},
         hints=[cell.source for cell in source.tagged("hint")],
-        picture=next((pictures[n] for n in _defined(source.tagged("picture"))), None),
+        picture=next((scope[n] for n in _defined(source.tagged("picture"))), None),
     )
 
 

@@ -1,5 +1,6 @@
 """What a lesson needs from others, made once on this machine: any lesson can be opened first."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -51,9 +52,10 @@ def _nano(progress):
     from minimtnlg.data.sources import cache_dir
 
     corpus = _corpus(progress)
-    nano = config.load("nano", overrides=[f"data.path={corpus}"])
+    nano = config.preset("nano")
     # Another recipe or corpus is another model; where they lie makes no difference.
-    recipe = repr(config.preset("nano")).encode() + (corpus / "corpus.json").read_bytes()
+    recipe = repr(nano).encode() + (corpus / "corpus.json").read_bytes()
+    nano = dataclasses.replace(nano, data=dataclasses.replace(nano.data, path=str(corpus)))
     key = hashlib.sha256(recipe).hexdigest()[:12]
 
     def make(part):

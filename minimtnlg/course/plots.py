@@ -53,7 +53,7 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
 
     Parameters:
         runs   {label: metrics}; metrics is a list of the objects in `metrics.jsonl`, one a step
-        x      which field is the horizontal axis: "tokens", "step" or "elapsed_s"
+        x      which field is the horizontal axis: "tokens" or "step"
         title  of the figure
 
     Returns (figure, axes). Steps with a `valid_loss` are drawn as points of the same colour.
@@ -81,7 +81,7 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
                 color=line.get_color(),
                 label=f"{label}, validation",
             )
-    units = {"tokens": "tokens seen", "step": "steps", "elapsed_s": "seconds"}
+    units = {"tokens": "tokens seen", "step": "steps"}
     ax.set(xlabel=units.get(x, x), ylabel="loss (nats per token)", title=title)
     ax.legend()
     return fig, ax

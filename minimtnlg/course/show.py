@@ -31,7 +31,8 @@ def render(fig, alt):
     import base64
 
     svg = io.StringIO()
-    fig.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+    nothing = {"Date": None, "Creator": None}  # so that the same figure is the same bytes
+    fig.savefig(svg, format="svg", bbox_inches="tight", metadata=nothing)
     text = _described(svg.getvalue(), alt)
     if len(text) <= SVG_LIMIT:
         return {"image/svg+xml": text, "text/plain": alt}, {"image/svg+xml": {"alt": alt}}
@@ -50,7 +51,7 @@ def _described(svg, alt):
     start = svg.index("<svg ")
     end = svg.index(">", start)
     opening = svg[start:end] + f' role="img" aria-label={quoteattr(alt)}>'
-    return opening + f"<desc>{escape(alt)}</desc>" + svg[end + 1 :]
+    return f"{opening}<desc>{escape(alt)}</desc>{svg[end + 1 :]}"
 
 
 def show(obj):

@@ -8,7 +8,7 @@ import pytest
 from conftest import small_course
 from lesson_rules import committed
 
-from minimtnlg.course import build, pages
+from minimtnlg.course import build, execute, pages
 from minimtnlg.course.sources import lessons
 from minimtnlg.errors import InputError
 
@@ -23,8 +23,7 @@ def built(tmp_path_factory):
         "import os\nimport tqdm\n\nfor _ in tqdm.tqdm(range(3)):\n    pass\n"
         "open('left', 'w').close()\nprint(os.getcwd(), agreeing)\n"
     )
-    source.write_text(text.replace("# # Shared", "# # Shared").replace(
-        "assert agreeing(n, seed=2) > 0", noisy), encoding="utf-8")  # fmt: skip
+    source.write_text(text.replace("assert agreeing(n, seed=2) > 0", noisy), encoding="utf-8")
     (root / "README.md").write_text(f"# x\n\n{pages.BEGIN}\nold\n{pages.END}\n\nend\n")
     with redirect_stdout(io.StringIO()):
         results = build.build(root=root)
@@ -121,12 +120,29 @@ def test_parameters_reach_the_kernel(course, monkeypatch, capsys):
     assert result.state == "ok" and seen["parameters"] == {"n": 10}
 
 
+def test_what_lessons_need_is_made_before_they_run(course, monkeypatch, capsys):
+    asked = []
+
+    def need(name):
+        asked.append(name)
+        raise InputError("no network")
+
+    monkeypatch.setattr(build, "need", need)
+    monkeypatch.setattr(build, "run_notebook", lambda nb, *a: asked.append("lesson") or nb)
+    source = course / "notebooks" / "src" / "00_template.py"
+    text = source.read_text(encoding="utf-8")
+    source.write_text(text + "\n# %%\nneed('nano'), need(\"corpus\")\n", encoding="utf-8")
+    (result,) = build.build(root=course)
+    assert asked == ["corpus", "nano", "lesson"] and result.state == "ok"
+    assert "nano: no network" in capsys.readouterr().out
+
+
 def test_overwritten_progress_and_split_streams_become_one_text():
     outputs = [
         nbformat.v4.new_output("stream", name="stdout", text=text)
         for text in (" 1/3", "\r 2/3", "\r 3/3\n", "done\n")
     ]
-    (merged,) = build._merged(outputs)
+    (merged,) = execute._merged(outputs)
     assert merged.text == " 3/3\ndone\n"
 
 

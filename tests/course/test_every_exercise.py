@@ -77,7 +77,7 @@ def test_student_notebook_holds_no_trace_of_the_answers(path):
     exercise = load(path)
     notebook = pages.exercise_notebook(exercise.source)
     text = "\n".join(cell.source for cell in notebook.cells)
-    secrets = [check.name for check in exercise.checks] + list(exercise.wrong)
+    secrets = [f"def {name}(" for name in [c.name for c in exercise.checks] + list(exercise.wrong)]
     bodies = [n for n in ast.walk(ast.parse(exercise.solution_code)) if hasattr(n, "body")]
     for node in bodies:
         if isinstance(node, ast.FunctionDef):
