@@ -592,11 +592,11 @@ print("published: 3 months, over 2 thousand GPUs, over 3 million GPU hours [S11,
 assert steps == 65_613 and round(full, 1) == 45.6
 
 # %% [markdown]
-# The derived 45.6 days are a lower bound: steps with the full batch only, without a single pause.
-# The published three months hold more. The first 12 billion tokens were read with a growing
-# batch, in many smaller steps. What else filled the time (other numbers of GPUs, failures,
-# restarts, measuring) was not published. The three numbers of the last line are nearly all we
-# have; a later post speaks of over 4000 GPUs [S11, 2023].
+# For 2240 GPUs the derived 45.6 days are a lower bound: steps with the full batch only, without a
+# single pause. The published three months hold more. The first 12 billion tokens were read with a
+# growing batch, in many smaller steps. What else filled the time (other numbers of GPUs,
+# failures, restarts, measuring) was not published. The three numbers of the last line are nearly
+# all we have; a later post speaks of over 4000 GPUs [S11, 2023].
 #
 # ### And your machine?
 #
@@ -649,7 +649,8 @@ for axis, meaning in (("tp", "slices"), ("dp", "replicas"), ("pp", "stages")):
     group = mtnlg.group(rank, axis)
     spread = len({mtnlg.node(other)[0] for other in group})
     shown = ", ".join(map(str, group[:8])) + (", ..." if len(group) > 8 else "")
-    print(f"{meaning:<9}{len(group):>3} ranks on {spread:>2} nodes: {shown}")
+    where = "in one node" if spread == 1 else f"on {spread} nodes"
+    print(f"{meaning:<9}{len(group):>3} ranks {where}: {shown}")
 
 # %% [markdown]
 # These are your three neighbourhoods. With the other slices you share every layer you hold, so
