@@ -1,0 +1,277 @@
+# ---
+# mark: 2
+# minutes: 20
+# needs: [byte-pair encoding]
+# ---
+
+# %% [markdown]
+# # One join of a vocabulary
+#
+# Byte-pair encoding is one step, repeated. Write the step: count the pairs of neighbours, choose
+# the most frequent, join it everywhere.
+#
+# `words` is a dict: a word as a tuple of symbols (strings), and how often it occurs. Return the
+# chosen pair and the new dict. If no word has two symbols, return `None` and the words as they are.
+#
+# - A word that occurs 5 times gives each of its pairs 5 times. Count every place, overlapping ones
+#   too: `("a", "a", "a")` holds the pair `("a", "a")` twice.
+# - **Tie rule:** of equally frequent pairs take the one that Python sorts first, `min` of the
+#   tuples.
+# - Join from the left, and never use a symbol twice: `("a", "a", "a")` becomes `("aa", "a")`.
+# - Two words may become equal. Then their counts add up.
+#
+# **Target:** `{("h", "u", "g"): 5, ("h", "u", "m"): 2}` gives the pair `("h", "u")` and `{("hu",
+# "g"): 5, ("hu", "m"): 2}`.
+
+# %%
+from collections import Counter
+from itertools import pairwise
+
+
+# %% tags=["stub"]
+def join_most_frequent(words):
+    """The most frequent pair of neighbours in `words`, and the words with it joined.
+
+    words    {tuple of symbols: how often the word occurs}
+    returns  ((left, right), the new dict), or (None, words) if there is no pair
+    """
+    raise NotImplementedError("count all pairs, choose one, rebuild each word with it joined")
+
+# %% [markdown] tags=["hint"]
+# Three parts, one after the other: a dict of pair counts, one `min` or `max` over it, and a loop
+# that rebuilds each word. `pairwise(word)` gives the neighbours inside one word.
+
+# %% [markdown] tags=["hint"]
+# Most frequent first and then smallest: `min(pairs, key=lambda p: (-pairs[p], p))`. For the joining
+# walk with an index `i`: where the pair stands, append one joined symbol and go on by 2, else
+# append `word[i]` and go on by 1.
+
+# %% [markdown] tags=["hint"]
+# Rebuild a word like this, and *add* its count, since another word may have become the same:
+#
+# ```python new, i = [], 0 while i < len(word): width = 2 if word[i : i + 2] == pair else 1
+# new.append("".join(word[i : i + width])) i += width result[tuple(new)] = result.get(tuple(new), 0)
+# + count ```
+
+# %% tags=["solution"]
+def join_most_frequent(words):
+    pairs = Counter()
+    for word, count in words.items():
+        for pair in pairwise(word):
+            pairs[pair] += count
+    if not pairs:
+        return None, words
+    best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+    joined = Counter()
+    for word, count in words.items():
+        joined[_joined(word, best)] += count
+    return best, dict(joined)
+
+
+def _joined(word, pair):
+    symbols, i = [], 0
+    while i < len(word):
+        width = 2 if word[i : i + 2] == pair else 1
+        symbols.append("".join(word[i : i + width]))
+        i += width
+    return tuple(symbols)
+
+# %% tags=["check"]
+from minimtnlg.course.check import Feedback, expect
+
+
+def _step(student, words):
+    """(pair, new words) of the student, or Feedback if the answer isn't such a pair of values."""
+    answer = student(dict(words))
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise Feedback("what is returned", "a tuple (pair, new words)", answer)
+    return answer
+
+
+def two_words(student):
+    """The target: hug and hum"""
+    pair, words = _step(student, {("h", "u", "g"): 5, ("h", "u", "m"): 2})
+    expect(pair, ("h", "u"), "the chosen pair", "h u stands in both words, 5 + 2 = 7 times")
+    expect(words, {("hu", "g"): 5, ("hu", "m"): 2}, "the words after the join")
+
+
+def counts_words_as_often_as_they_occur(student):
+    """A pair of one frequent word beats a pair of many rare words"""
+    words = {("o", "n"): 9, ("a", "t"): 2, ("h", "a", "t"): 2, ("c", "a", "t"): 2}
+    pair, _ = _step(student, words)
+    expect(pair, ("o", "n"), "the chosen pair (o n occurs 9 times, a t 6 times)",
+           "a word that occurs 9 times gives its pairs 9 times")  # fmt: skip
+
+
+def stays_inside_words(student):
+    """The end of one word and the beginning of the next are no pair"""
+    words = {("a", "b"): 3, ("c", "a", "b"): 1, ("b", "c"): 3, ("d", "a"): 1, ("b",): 9}
+    pair, new = _step(student, words)
+    expect(pair, ("a", "b"), "the chosen pair (a b occurs 4 times, b c 3 times)",
+           "count neighbours within each word only; a word of one symbol has no pair")  # fmt: skip
+    expected = {("ab",): 3, ("c", "ab"): 1, ("b", "c"): 3, ("d", "a"): 1, ("b",): 9}
+    expect(new, expected, "the words after the join", "words without the pair stay as they are")
+
+
+def uses_no_symbol_twice(student):
+    """aaa becomes aa a, aaaa becomes aa aa"""
+    for n, expected in ((3, ("aa", "a")), (4, ("aa", "aa")), (5, ("aa", "aa", "a"))):
+        _, words = _step(student, {("a",) * n: 1})
+        expect(list(words), [expected], f"the word of {n} times a after joining a a",
+               "walk from the left; after a join go on behind both symbols")  # fmt: skip
+
+
+def breaks_ties_as_stated(student):
+    """Of equally frequent pairs the one that sorts first is taken"""
+    for words, expected in (
+        ({("z", "y"): 4, ("b", "c"): 4, ("b", "a"): 4}, ("b", "a")),
+        ({("b", "a"): 4, ("b", "c"): 4, ("z", "y"): 4}, ("b", "a")),
+        ({("ab", "c"): 2, ("a", "d"): 2}, ("a", "d")),
+    ):
+        pair, _ = _step(student, words)
+        expect(pair, expected, f"the pair chosen among {list(words)}, all equally frequent",
+               "the tie rule: min of the tuples, whatever the order of the words")  # fmt: skip
+
+# %% tags=["hidden"]
+def adds_counts_of_words_that_became_equal(student):
+    """No occurrence is lost when two words become the same"""
+    _, words = student({("a", "b"): 6, ("ab",): 5, ("x", "a", "b"): 1})
+    expect(words, {("ab",): 11, ("x", "ab"): 1}, "the words after joining a b",
+           "a b and ab are the same word now: 6 + 5 occurrences")  # fmt: skip
+
+
+def joins_symbols_not_letters(student):
+    """The pair (a, b) is not joined where the letters stand inside longer symbols"""
+    words = {("a", "b"): 5, ("xa", "b"): 2, ("a", "bc"): 1, ("c", "a", "b", "a", "b"): 1}
+    pair, new = student(dict(words))
+    expect(pair, ("a", "b"), "the chosen pair")
+    expected = {("ab",): 5, ("xa", "b"): 2, ("a", "bc"): 1, ("c", "ab", "ab"): 1}
+    expect(new, expected, "the words after the join", "compare whole symbols, not their letters")
+
+
+def overlapping_places_count(student):
+    """In aaaa the pair a a is counted three times"""
+    pair, _ = student({("a", "a", "a", "a"): 2, ("b", "c"): 5})
+    expect(pair, ("a", "a"), "the chosen pair (a a at 3 places x 2 = 6, b c 5)",
+           "count every place where the pair begins, overlapping ones too")  # fmt: skip
+
+
+def nothing_left_to_join(student):
+    """Words of one symbol give None and stay"""
+    for words in ({("abc",): 3, ("d",): 1}, {}):
+        expect(student(dict(words))[0] is None, True, f"that the pair of {words} is None")
+        expect(student(dict(words))[1], words, "the words")
+
+
+def repeated_on_text(student):
+    """Fifty steps on a real text join it without losing a letter"""
+    from pydoc_data.topics import topics
+
+    text = topics["for"] + topics["while"] + topics["in"]
+    words = dict(Counter(map(tuple, text.split())))
+    letters = Counter({"".join(word): count for word, count in words.items()})
+    for step in range(50):
+        counts = Counter()
+        for word, count in words.items():
+            for pair in pairwise(word):
+                counts[pair] += count
+        most = max(counts.values())
+        best = min(pair for pair in counts if counts[pair] == most)
+        pair, words = student(words)
+        expect(pair, best, f"the pair of step {step} on the text of help()")
+        expect({"".join(word): count for word, count in words.items()}, dict(letters),
+               f"the words after step {step}, read as letters")  # fmt: skip
+        if any(best in pairwise(word) for word in words):
+            raise Feedback(f"step {step}", f"no {best} left in any word", "some are left")
+
+# %% tags=["wrong"]
+def _with(words, best, glue=None):
+    new = Counter()
+    for word, count in words.items():
+        new[(glue or _joined)(word, best)] += count
+    return best, dict(new)
+
+
+def _counts(words):
+    pairs = Counter()
+    for word, count in words.items():
+        for pair in pairwise(word):
+            pairs[pair] += count
+    return pairs
+
+
+def _smallest(pairs):
+    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+
+
+def counts_each_word_once(words):
+    """Caught by: counts_words_as_often_as_they_occur. The dict's counts are forgotten."""
+    pairs = Counter(pair for word in words for pair in pairwise(word))
+    return _with(words, _smallest(pairs)) if pairs else (None, words)
+
+
+def joins_overlapping(words):
+    """Caught by: uses_no_symbol_twice. Each place is joined, so that aaa becomes aa aa."""
+
+    def glue(word, pair):
+        starts = {i for i, neighbours in enumerate(pairwise(word)) if neighbours == pair}
+        return tuple(
+            "".join(pair) if i in starts else symbol
+            for i, symbol in enumerate(word)
+            if i in starts or i - 1 not in starts
+        )
+
+    pairs = _counts(words)
+    return _with(words, _smallest(pairs), glue) if pairs else (None, words)
+
+
+def counts_across_words(words):
+    """Caught by: stays_inside_words. All words are laid end to end before counting."""
+    row = [symbol for word, count in words.items() for symbol in word * count]
+    pairs = Counter(pairwise(row))
+    return _with(words, _smallest(pairs)) if pairs else (None, words)
+
+
+def takes_the_pair_met_first(words):
+    """Caught by: breaks_ties_as_stated. Counter.most_common keeps the order of insertion."""
+    pairs = _counts(words)
+    return _with(words, pairs.most_common(1)[0][0]) if pairs else (None, words)
+
+
+def takes_the_largest_pair(words):
+    """Caught by: breaks_ties_as_stated. max over (count, pair) takes the pair that sorts last."""
+    pairs = _counts(words)
+    return _with(words, max(pairs, key=lambda p: (pairs[p], p))) if pairs else (None, words)
+
+
+def overwrites_equal_words(words):
+    """Caught by: adds_counts_of_words_that_became_equal. A dict comprehension keeps the last."""
+    pairs = _counts(words)
+    if not pairs:
+        return None, words
+    best = _smallest(pairs)
+    return best, {_joined(word, best): count for word, count in words.items()}
+
+
+def replaces_in_strings(words):
+    """Caught by: joins_symbols_not_letters. A space between symbols and str.replace."""
+
+    def glue(word, pair):
+        return tuple(" ".join(word).replace(" ".join(pair), "".join(pair)).split())
+
+    pairs = _counts(words)
+    return _with(words, _smallest(pairs), glue) if pairs else (None, words)
+
+
+def counts_places_without_overlap(words):
+    """Caught by: overlapping_places_count. Only the places that could be joined are counted."""
+    pairs = Counter()
+    for word, count in words.items():
+        for pair in set(pairwise(word)):
+            pairs[pair] += count * (len(word) - len(_joined(word, pair)))
+    return _with(words, _smallest(pairs)) if pairs else (None, words)
+
+
+def forgets_that_there_may_be_no_pair(words):
+    """Caught by: nothing_left_to_join. min of nothing raises."""
+    return _with(words, _smallest(_counts(words)))
