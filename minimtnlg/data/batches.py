@@ -20,8 +20,13 @@ import numpy as np
 import torch
 
 from minimtnlg.data.blend import blend, normalized
-from minimtnlg.data.corpus import split_documents
+from minimtnlg.data.corpus import Corpus, split_documents, unigram_entropy
 from minimtnlg.errors import InputError
+
+__all__ = [
+    "Batch", "Blended", "Corpus", "Samples", "draw", "micro_batches", "split_documents",
+    "unigram_entropy",
+]  # fmt: skip
 
 SURPLUS = 0.005  # Megatron draws so much more of each source than the blend should need
 

@@ -18,6 +18,7 @@ PARTS = ("train", "valid", "test")
 class Corpus:
     """A folder made by `prepare`, opened: its manifest and a Reader for each source.
 
+        options   sources and vocabulary that were asked for
         readers   {source: Reader}
         tokens    {source: number of tokens}
         vocab     size of the vocabulary
@@ -31,7 +32,13 @@ class Corpus:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.manifest = _manifest(self.folder)
-        tokenizer = self.manifest["tokenizer"]
+        try:
+            self._open()
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _foreign(self.folder / "corpus.json", error) from None
+
+    def _open(self):
+        self.options, tokenizer = self.manifest["options"], self.manifest["tokenizer"]
         self.vocab, self.padded, self.eod = (tokenizer[k] for k in ("size", "padded", "eod"))
         self._check_file("tokenizer.json", tokenizer)
         self.readers = {}
@@ -103,10 +110,14 @@ def _manifest(folder):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         kind = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} isn't the manifest of a corpus: {error!r}") from None
+        raise _foreign(path, error) from None
     if kind != 1:
         raise InputError(f"{path} has format {kind!r}; only format 1 can be read")
     return manifest
+
+
+def _foreign(path, error):
+    return InputError(f"{path} isn't the manifest of a corpus: {error!r}")
 
 
 def split_documents(documents, split):

@@ -110,7 +110,7 @@ def _finished(out, options):
         return False
     if not (out / "corpus.json").is_file():
         raise InputError(f"{out} exists and isn't a corpus; choose another --out or remove it")
-    made = Corpus(out).manifest["options"]
+    made = Corpus(out).options
     if made == options:
         return True
     was, now = (f"{','.join(o['sources'])} with vocab {o['vocab']}" for o in (made, options))

@@ -52,9 +52,10 @@ def documents(name):
         name     a source of sources.toml, a path, or "hf:NAME[:CONFIG][:SPLIT][#COLUMN]"
         returns  an iterator of Document
 
-    An unknown name, a path that isn't there or a hub that can't be reached is an InputError, raised
-    when the first document is asked for at the latest.
+    An unknown name and a path that isn't there are refused at once, a package or hub that can't be
+    reached when the first document is asked for; all are InputErrors.
     """
+    name = str(name)
     if name in SOURCES:
         texts = READERS[SOURCES[name]["read"]](SOURCES[name])
     elif name.startswith("hf:"):

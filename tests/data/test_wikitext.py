@@ -21,7 +21,7 @@ from minimtnlg.data.wikitext import articles, plain
         ("{{convert|5|km|mi}} or {{convert|6|to|8|kg}}", "5 km or 6 to 8 kg"),
         ("a&nbsp;b &amp; c<!-- note --> d<br/>e", "a b & c d\ne"),
         ("* one\n** two\n# three", "- one\n- two\n- three"),
-        ("A\n==Life==\nB\n==See also==\n* C\n===D===\nE\n==Work==\nF", "A\n\nLife\n\nB\n\nWork\n\nF"),
+        ("A\n==Life==\nB\n==See also==\nC\n===D===\nE\n==Work==\nF", "A\n\nLife\n\nB\n\nWork\n\nF"),
         ("x<math>a^2</math> H<sub>2</sub>O", "x H2O"),
         ("{{unclosed [[also|''this", None),
     ],
