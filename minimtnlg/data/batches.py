@@ -46,6 +46,8 @@ class Samples:
         reader     the source
         documents  range of its documents (sequences of the file), see `split_documents`
         samples    how many are needed; None: as many as one epoch gives. At least so many are drawn
+        seq        tokens of a sample, s; one more is read, so that each has its label
+        seed       of the order, 0 to 2**32 - 1
         vocab      if given, a token at or beyond it is an InputError when its sample is read
 
     The last epoch is shuffled by itself when less than 80 % of it is needed; else all epochs are
@@ -57,7 +59,7 @@ class Samples:
         documents = np.arange(documents.start, documents.stop, dtype=np.int32)
         epoch = int(reader.lengths[documents].sum(dtype=np.int64))  # tokens
         if epoch == 0:
-            raise InputError(f"{reader.prefix} has no token in documents {list(documents)}")
+            raise InputError(f"no token in the documents of {reader.prefix} that were to be drawn")
         needed = 0 if samples is None else samples * seq + 1
         epochs = max(1, -(-needed // epoch))
         total = (epochs * epoch - 1) // seq

@@ -4,7 +4,9 @@
     documents("~/notes")                   a folder or file: plain text, code, JSON lines
     documents("hf:wikitext:wikitext-2-raw-v1:train#text")     a data set of Hugging Face's hub
 
-A document is what its source calls one: an article, a chapter, a module, a file, a row.
+A document is what its source calls one: an article, a chapter, a module, a file, a row. Sources
+that come in a package are the same everywhere. `python-docs` and `python-source` are those of the
+running interpreter; a corpus records its version and the checksum of the texts.
 """
 
 import bz2
