@@ -1,0 +1,275 @@
+"""The step against one plain pass over the whole batch, written here a second time, in float64."""
+
+import hashlib
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minimtnlg.config import Model, Optim
+from minimtnlg.model import GPT
+from minimtnlg.train.optimizer import Optimizer
+from minimtnlg.train.step import evaluate, step
+
+SEED, NUMBER, LR = 11, 7, 3e-3
+CONFIG = dict(layers=2, hidden=24, heads=3, seq=10, vocab=31)
+# Unmasked tokens of each row of each micro-batch [2, s]: one row, one batch without any.
+KEPT = [(10, 10), (0, 0), (1, 3), (0, 7)]
+OPTIM = dict(lr=LR, min_lr=0.0, warmup_tokens=0, decay_tokens=1)
+
+
+def micro_batches(kept=KEPT, s=10, vocab=31):
+    g = torch.Generator().manual_seed(5)
+    result = []
+    for counts in kept:
+        ids = torch.randint(vocab, (len(counts), s + 1), generator=g)
+        mask = (torch.arange(s) < torch.tensor(counts)[:, None]).float()
+        result.append(SimpleNamespace(tokens=ids[:, :-1], labels=ids[:, 1:], mask=mask))
+    return result
+
+
+def build(dtype=torch.float64, optim=None, recompute="none", **changes):
+    """(GPT, Optimizer) with random biases and LayerNorms, so that no gradient is special."""
+    model = GPT(Model(**(CONFIG | changes)), dtype=dtype, recompute=recompute)
+    g = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for p in model.parameters():
+            noise = torch.randn(p.shape, generator=g, dtype=torch.float64)
+            p.copy_(p.double() + 0.3 * noise)
+    return model, Optimizer(model, Optim(**(OPTIM | (optim or {}))))
+
+
+# ------------------------------------------------------------- the reference: nothing shared
+
+
+def kept(p, shape, k, layer, site):
+    """Dropout's factors for micro-batch k: 0 or 1 / (1 - p), drawn from what names the draw."""
+    name = f"dropout/{SEED}/{NUMBER}/{k}/{layer}/{site}"
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+    random = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return (random >= p).double() / (1 - p)
+
+
+def reference_logits(w, tokens, config, drop):
+    """Logits [b, s, V]; batch first, one head after the other, everything written out."""
+    h, a, s = config.hidden, config.heads, tokens.shape[1]
+    d = h // a
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        scale = (centred**2).mean(-1, keepdim=True) + 1e-5
+        return centred / scale.sqrt() * w[name + ".weight"] + w[name + ".bias"]
+
+    def linear(x, name):
+        return x @ w[name + ".weight"].T + w[name + ".bias"]
+
+    x = w["embedding.weight"][tokens] + w["position.weight"][:s]
+    x = x * drop("embedding", 0)
+    for i in range(config.layers):
+        block = f"blocks.{i}."
+        qkv = linear(norm(x, block + "attention_norm"), block + "attention.qkv")
+        heads = []
+        for j in range(a):
+            q, k, v = qkv[..., 3 * d * j : 3 * d * (j + 1)].split(d, dim=-1)
+            scores = torch.einsum("bid,bjd->bij", q, k) / math.sqrt(d)
+            scores = scores + torch.full((s, s), -math.inf, dtype=x.dtype).triu(1)
+            weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+            heads.append((weights * drop("attention", i)[:, j]) @ v)
+        x = x + linear(torch.cat(heads, -1), block + "attention.out") * drop("out", i)
+        y = linear(norm(x, block + "mlp_norm"), block + "mlp.up")
+        y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+        x = x + linear(y, block + "mlp.down") * drop("mlp", i)
+    return norm(x, "norm") @ w["embedding.weight"].T
+
+
+def reference(model, batches, optim):
+    """(loss, norm, {name: gradient}, {name: new weight}) of one step from fresh moments.
+
+    One pass over all rows at once; the mean over the unmasked tokens is taken once, at the end.
+    """
+    config = model.config
+    w = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in model.named_parameters()}
+    tokens, labels, mask = (
+        torch.cat([getattr(b, name) for b in batches]) for name in ("tokens", "labels", "mask")
+    )
+    s, h, a = tokens.shape[1], config.hidden, config.heads
+
+    def drop(site, layer):
+        sizes = [len(b.tokens) for b in batches]
+        if config.dropout == 0:
+            shape = (sum(sizes), a, s, s) if site == "attention" else (sum(sizes), s, h)
+            return torch.ones(shape, dtype=torch.float64)
+        shapes = [(b, a, s, s) if site == "attention" else (s, b, h) for b in sizes]
+        pieces = [kept(config.dropout, x, k, layer, site) for k, x in enumerate(shapes)]
+        return torch.cat(pieces) if site == "attention" else torch.cat(pieces, 1).transpose(0, 1)
+
+    probabilities = reference_logits(w, tokens, config, drop).softmax(-1)
+    chosen = probabilities.gather(-1, labels[..., None])[..., 0]
+    loss = -chosen.log()[mask.bool()].mean()
+    trained = {name: x for name, x in w.items() if x.requires_grad}
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(x) if g is None else g
+        for (name, x), g in zip(trained.items(), found, strict=True)
+    }
+    norm = sum((g**2).sum() for g in gradients.values()).sqrt()
+    shrink = min(1.0, optim.clip / (norm.item() + 1e-6)) if optim.clip else 1.0
+    new = {name: x.detach() for name, x in w.items()}
+    for name, gradient in gradients.items():  # Adam's first step: m / (1 - beta1) is g itself
+        g = gradient * shrink
+        decay = optim.weight_decay if g.dim() == 2 else 0.0
+        new[name] = new[name] * (1 - LR * decay) - LR * g / (g.abs() + optim.eps)
+        gradients[name] = g
+    return loss.detach(), norm, gradients, new
+
+
+def assert_same(model, result, expected, tol=1e-11):
+    """Loss, norm, every gradient (after clipping) and every parameter."""
+    loss, norm, gradients, new = expected
+    assert abs(result[0] - loss) < tol
+    assert abs(result[1] - norm) < tol * max(1.0, norm.item())
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert (p.grad - gradients[name]).abs().max() < tol, name
+        else:
+            assert p.grad is None, name
+        assert (p - new[name]).abs().max() < tol, name
+
+
+# eps 1e-3: Adam's first step divides g by |g| + eps, which for a tiny eps is a sign and amplifies
+# the last digit of a gradient that is zero up to rounding (the biases of the keys).
+VARIANTS = {
+    "plain": {},
+    "clipped": dict(optim=dict(clip=0.05)),
+    "not clipped": dict(optim=dict(clip=0.0)),
+    "readable": dict(attention="readable"),
+    "dropout": dict(dropout=0.3, attention="readable"),
+    "dropout, full recomputation": dict(dropout=0.3, attention="readable", recompute="full"),
+    "dropout, selective": dict(dropout=0.3, attention="readable", recompute="selective"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_one_pass_over_the_whole_batch(name):
+    variant = dict(VARIANTS[name])
+    model, optimizer = build(optim=dict(eps=1e-3) | variant.pop("optim", {}), **variant)
+    expected = reference(model, micro_batches(), optimizer.optim)
+    result = step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=NUMBER)
+    assert_same(model, result, expected)
+    if name == "clipped":
+        assert result[1] > 0.05  # so clipping did act
+        total = sum((p.grad**2).sum() for p in model.parameters()).sqrt()
+        assert total.item() == pytest.approx(0.05, rel=1e-4)
+
+
+@pytest.mark.parametrize("cut", [[8], [4, 4], [3, 5], [1] * 8])
+def test_micro_batches_do_not_matter(cut):
+    """The same eight rows in any cut give the same step."""
+    rows = micro_batches([row for pair in KEPT for row in [(pair[0],), (pair[1],)]])
+    model, optimizer = build(optim=dict(eps=1e-3))
+    expected = reference(model, rows, optimizer.optim)
+    pieces, begin = [], 0
+    for size in cut:
+        part = rows[begin : begin + size]
+        begin += size
+        pieces.append(
+            SimpleNamespace(
+                **{n: torch.cat([getattr(r, n) for r in part]) for n in vars(rows[0])}
+            )
+        )
+    result = step(model, optimizer, pieces, lr=LR, seed=SEED, number=NUMBER)
+    assert_same(model, result, expected)
+
+
+def test_frozen_and_untouched_parameters():
+    """Frozen weights stay; a matrix without gradient decays, a vector without gradient stays."""
+    model, _ = build()
+    model.blocks[0].mlp.up.weight.requires_grad_(False)
+    model.blocks[1].attention.qkv.bias.requires_grad_(False)
+    model.position.weight.requires_grad_(False)
+    model.unused_matrix = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
+    model.unused_vector = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = Optimizer(model, Optim(**OPTIM, eps=1e-3, weight_decay=0.5))
+    expected = reference(model, micro_batches(), optimizer.optim)
+    frozen = model.blocks[0].mlp.up.weight.clone()
+    result = step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=NUMBER)
+    assert_same(model, result, expected)
+    assert torch.equal(model.blocks[0].mlp.up.weight, frozen)
+    assert (model.unused_matrix == 1 - LR * 0.5).all()
+    assert (model.unused_vector == 1).all()
+
+
+def test_a_batch_without_tokens_moves_nothing_but_decay():
+    model, optimizer = build(optim=dict(weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batches = micro_batches([(0, 0), (0, 0)])
+    loss, norm = step(model, optimizer, batches, lr=LR, seed=SEED, number=NUMBER)
+    assert loss == 0 and norm == 0
+    for name, p in model.named_parameters():
+        factor = 1 - LR * 0.5 if p.dim() == 2 else 1
+        assert torch.allclose(p, before[name] * factor, rtol=1e-15, atol=0), name
+
+
+def test_mean_over_tokens_is_not_the_mean_of_means():
+    """What a step would give that averages the micro-batches' means: far off with these masks."""
+    model, optimizer = build()
+    batches = micro_batches()
+    means = torch.stack([evaluate(model, [b]) for b in batches])
+    whole = evaluate(model, batches)
+    loss, _ = step(model, optimizer, batches, lr=0.0, seed=SEED, number=NUMBER)
+    assert abs(loss - whole) < 1e-12
+    assert abs(loss - means.mean()) > 0.1
+
+
+def test_evaluation_has_no_dropout_and_leaves_no_trace():
+    model, optimizer = build(dropout=0.5)
+    plain, _ = build()
+    expected = reference(plain, micro_batches(), optimizer.optim)[0]
+    assert abs(evaluate(model, micro_batches()) - expected) < 1e-12
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_same_seed_same_bits(dtype):
+    def after_steps(seed, shift=0):
+        model, optimizer = build(dtype, dropout=0.2)
+        results = [
+            step(model, optimizer, micro_batches(), lr=LR, seed=seed, number=number + shift)
+            for number in (1, 2)
+        ]
+        return [x for pair in results for x in pair] + list(model.parameters())
+
+    first = after_steps(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, after_steps(1), strict=True))
+    for other in (after_steps(2), after_steps(1, shift=1)):  # other dropout masks
+        assert not torch.equal(first[0], other[0])
+        assert not torch.equal(first[-1], other[-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_narrow_steps_are_near_the_exact_one(dtype):
+    """Losses of five steps in 16 and 32 bits follow those in 64, within their own precision."""
+
+    def losses(dtype):
+        model, optimizer = build(dtype)
+        for number in range(5):
+            loss, _ = step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=number)
+            yield loss.item()
+
+    exact, found = list(losses(torch.float64)), list(losses(dtype))
+    assert exact[-1] < exact[0] - 0.5  # it does learn
+    assert found == pytest.approx(exact, rel=max(1e-5, 8 * torch.finfo(dtype).eps))
+
+
+def test_step_holds_no_state_of_its_own():
+    """Two runs taken in turn do not disturb each other or the global random state."""
+    alone, mixed = [build(dropout=0.2) for _ in range(2)]
+    other = build(dropout=0.2)
+    state = torch.get_rng_state()
+    for number in (1, 2):
+        one = step(*alone, micro_batches(), lr=LR, seed=1, number=number)
+        step(*other, micro_batches([(3, 3)]), lr=LR, seed=2, number=number)
+        two = step(*mixed, micro_batches(), lr=LR, seed=1, number=number)
+        assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    assert torch.equal(torch.get_rng_state(), state)
