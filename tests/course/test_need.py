@@ -9,10 +9,9 @@ import pytest
 
 from minimtnlg import config
 from minimtnlg.course.need import need
+from minimtnlg.data import prepare as prepare_module
 from minimtnlg.errors import InputError
-
-prepare_module = pytest.importorskip("minimtnlg.data.prepare")
-trainer = pytest.importorskip("minimtnlg.train.trainer")
+from minimtnlg.train import trainer
 
 
 @pytest.fixture
@@ -22,13 +21,13 @@ def made(tmp_path, monkeypatch):
 
     def prepare(out, sources=None, vocab=2048, progress=True):
         log.append("corpus")
-        time.sleep(0.05)  # so that a second lesson comes while the first is at it
         out.mkdir(parents=True)
         (out / "tokenizer.json").write_text("{}")
         (out / "corpus.json").write_text("{}")
 
     def train(recipe, out, progress=True):
         log.append(("nano", recipe.data.path))
+        time.sleep(0.05)  # so that a second lesson comes while the first is at it
         out.mkdir(parents=True)
         (out / "latest").write_text("step-1")
 
@@ -50,12 +49,13 @@ def test_each_thing_is_made_once_and_said_beforehand(made, tmp_path, capsys):
 
 
 def test_two_lessons_at_once_make_it_once(made, capsys):
-    threads = [threading.Thread(target=need, args=["corpus"]) for _ in range(3)]
+    need("corpus")
+    threads = [threading.Thread(target=need, args=["nano"]) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert made == ["corpus"]
+    assert len(made) == 2
 
 
 def test_what_was_interrupted_is_made_again(made, monkeypatch):
