@@ -49,7 +49,7 @@ def build(names=None, execute=True, root=ROOT):
         notebook = pages.lesson_notebook(lesson, root)
         start = time.perf_counter()
         print(f"{lesson.name} ...", end=" ", flush=True)
-        missing = _missing(lesson)
+        missing = missing(lesson)
         if execute and missing:
             results.append(Result(lesson.name, "skipped", 0.0, missing))
         else:
@@ -93,7 +93,7 @@ def _run_one(lesson, parameters, out, root):
     notebook = pages.lesson_notebook(lesson, root)
     if drifted := drift(notebook, root / "notebooks" / f"{lesson.name}.ipynb"):
         return Result(lesson.name, "FAILED", 0.0, drifted)
-    if missing := _missing(lesson):
+    if missing := missing(lesson):
         return Result(lesson.name, "skipped", 0.0, missing)
     start = time.perf_counter()
     try:
@@ -145,7 +145,7 @@ def _identity(cell):
     return cell.id, cell.cell_type, cell.source, tuple(tags(cell))
 
 
-def _missing(lesson):
+def missing(lesson):
     """What this machine lacks for the lesson, as one line, or ""."""
     there = {
         "megatron": lambda: importlib.util.find_spec("megatron") is not None,

@@ -159,7 +159,7 @@ def course_map(root=ROOT):
 
 def course_map_table(root=ROOT, notebooks="notebooks/", exercises="exercises/"):
     """The course map as a Markdown table; links begin with the given folders."""
-    lines = ["Lesson | Question | New ideas | Minutes | Exercises", "---|---|---|---:|---"]
+    lines = ["Lesson | Question | New ideas | Minutes | Exercises", "--- | --- | --- | ---: | ---"]
     for row in course_map(root):
         links = [f"[{e.title}]({exercises}{e.stem}.ipynb)" for e in row["exercises"]]
         cells = [

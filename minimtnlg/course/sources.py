@@ -8,6 +8,7 @@ is there is part of the course.
 import io
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import jupytext
@@ -138,12 +139,21 @@ def _read(path):
         raise InputError(f"{path}: the front matter is not YAML: {line}") from None
     if not isinstance(front, dict):
         raise InputError(f"{path}: the front matter must be lines of 'name: value'")
-    notebook = jupytext.reads(text[match.end() :].lstrip(), fmt="py:percent")
+    return front, list(_cells(text[match.end() :].lstrip()))
+
+
+@cache
+def _cells(text):
+    """Notebook cells of a source without front matter; kept, for parsing takes a tenth of a second.
+
+    Nobody may change them: pages.py copies.
+    """
+    notebook = jupytext.reads(text, fmt="py:percent")
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.execution_count, cell.outputs = None, []
-    return front, notebook.cells
+    return notebook.cells
 
 
 def _check_front(path, front, kinds, optional=()):

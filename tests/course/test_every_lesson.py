@@ -1,9 +1,12 @@
 """Every lesson that is there keeps the rules; and each rule catches a lesson that breaks it."""
 
+import re
+
 import nbformat
 import pytest
 from lesson_rules import breaches, committed
 
+from minimtnlg import config
 from minimtnlg.course import pages
 from minimtnlg.course.build import drift
 from minimtnlg.course.sources import ROOT, lessons, read_lesson
@@ -36,6 +39,13 @@ def test_glossary_is_generated():
         pytest.skip("no lesson yet")
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert text == pages.glossary(), "run: minimtnlg course build"
+
+
+def test_symbols_name_fields_of_the_configuration():
+    fields = vars(config.preset("nano"))
+    for symbol, _, code, *_ in pages.SYMBOLS:
+        for section, name in re.findall(r"`([a-z]+)\.([a-z_]+)`", code):
+            assert hasattr(fields[section], name), f"{symbol}: no {section}.{name}"
 
 
 TEMPLATE = ROOT / "notebooks" / "src" / "_template.py"
