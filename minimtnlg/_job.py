@@ -9,8 +9,11 @@ import re
 import signal
 import sys
 import time
+import traceback
 
 from minimtnlg import _rank
+
+_ECHO = re.compile(r"(?i)connection (closed|reset|refused)|broken pipe|connectFullMesh")
 
 
 class Job:
@@ -81,14 +84,15 @@ class Job:
             what = f"raised {told['type']}: {told['message']}".rstrip(": ")
             if told["type"] == "SystemExit":
                 what = f"left by sys.exit({told['message']})"
-            echo = re.search(r"connection (closed|reset)|broken pipe", told["message"], re.I)
+            echo = _ECHO.search(told["message"])
             found.append(told | {"rank": rank, "what": what, "echo": bool(echo)})
         for rank in set(self.having("exit")) - set(self.having("value", "error")):
             path = os.path.join(self.folder, f"{rank}.exit")
             code, when = int(open(path).read()), os.path.getmtime(path)
             what = f"ended before its function returned, with exit code {code}"
             if code < 0:
-                what = f"was killed by {signal.Signals(-code).name}"
+                name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+                what = f"was killed by {name}"
                 what += " (out of memory?)" if -code == signal.SIGKILL else ""
             told = {"type": "", "message": what, "text": "", "time": when}
             found.append(told | {"rank": rank, "what": what, "echo": False})
@@ -121,13 +125,15 @@ class Job:
         """(call, lines) of a rank: what it says itself, or what is known of it without it."""
         if rank in self.having("where"):
             call, lines = self.load(rank, "where")
-            return call, lines or "  the start of the job: it waits for the other ranks\n"
+            start = "init_process_group" in call and "  the start: it waits for other ranks\n"
+            return call, lines or start or "  no line of the user\n"
         if rank in self.having("stopped"):
             return "", "  no line: a signal has suspended it\n"
         with self.open(rank, "dump") as file:  # the last thread in the list is the main one
             main = file.read().rpartition("(most recent call first)")[2]
         stack = re.findall(r'File "(.*)", line (\d+) in (.*)', main)
-        call, lines = _rank.place([(file, int(line), name, {}) for file, line, name in stack])
+        stack = [(traceback.FrameSummary(file, int(line), name), {}) for file, line, name in stack]
+        call, lines = _rank.place(stack)
         return call, lines or "  no line: it does not answer\n"
 
     def forward(self):

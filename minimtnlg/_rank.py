@@ -9,7 +9,7 @@ written aside and renamed, so that none is ever seen half-written:
 
     call             the function, its arguments and the caller's surroundings, for all ranks
     store            the rendezvous of the process group
-    3.out, 3.err     what rank 3 printed, line by line
+    3.out, 3.err     what rank 3 has printed
     3.ready          rank 3 has loaded what it needs (only where ranks are spawned)
     3.value          its function has returned this
     3.error          or has raised this
@@ -19,6 +19,7 @@ written aside and renamed, so that none is ever seen half-written:
     3.dump           and this the answer when its interpreter is stuck and cannot give one
 """
 
+import contextlib
 import faulthandler
 import gc
 import io
@@ -37,6 +38,7 @@ import types
 from datetime import timedelta
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+LAUNCHER = [os.path.join(HERE, name) for name in ("ranks.py", "_job.py", "_rank.py")]
 STDLIB = os.path.dirname(os.__file__)
 LONGEST = 1e8  # seconds; three years, and still a number that every clock below takes
 
@@ -66,19 +68,22 @@ def serve(caller):
     gc.freeze()  # else the first collection in a rank would copy all pages that forks share
     os.write(replies, b"ready\n")
     folder, ranks = "", {}
-    while os.getppid() == caller:
-        if select.select([0], [], [], 0.01 if ranks else 1)[0]:
-            line = sys.stdin.buffer.readline()
-            if not line:
-                break
-            reply = "done"
-            if order := json.loads(line):
-                folder, world = order
-                reply = fork(folder, world, ranks, replies)
-            else:
-                end(ranks)
-            os.write(replies, f"{reply}\n".encode())
-        reap(folder, ranks)
+    try:
+        while os.getppid() == caller:
+            if select.select([0], [], [], 0.02 if ranks else 1)[0]:
+                line = sys.stdin.buffer.readline()
+                if not line:
+                    break
+                reply = "done"
+                if order := json.loads(line):
+                    folder, world = order
+                    reply = fork(folder, world, ranks, replies)
+                else:
+                    end(ranks)
+                os.write(replies, f"{reply}\n".encode())
+            reap(folder, ranks)
+    except OSError:
+        pass  # the caller was gone before its answer came
     end(ranks)
     shutil.rmtree(folder, ignore_errors=True)  # nobody else is left to do it
     os._exit(0)
@@ -101,11 +106,9 @@ def fork(folder, world, ranks, replies):
             except BaseException:
                 traceback.print_exc()
             os._exit(1)
-        try:
-            os.setpgid(pid, pid)  # here too: the group must exist before anybody kills it
-        except OSError:
-            pass  # the rank has ended already
         ranks[rank] = pid
+        with contextlib.suppress(OSError):  # it may have ended already
+            os.setpgid(pid, pid)  # here too: the group must exist before anybody kills it
     return "done"
 
 
@@ -130,10 +133,8 @@ def end(ranks):
 
 def kill(group):
     """Kills a rank and the children that it has started, which share its process group."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of them have ended already
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of them have ended already
 
 
 # The rank.
@@ -152,8 +153,9 @@ def live(folder, rank, parent):
         call = pickle.load(file)
     dump = open(os.path.join(folder, f"{rank}.dump"), "w")
     faulthandler.enable()  # a crash in native code prints the line of Python that led to it
-    faulthandler.dump_traceback_later(min(call["timeout"], LONGEST) + 1, exit=True, file=dump)
-    threading.Thread(target=watch, args=(folder, rank, parent), daemon=True).start()
+    limit = min(call["timeout"], LONGEST)
+    faulthandler.dump_traceback_later(limit + 1, file=dump)  # needs no turn of the interpreter
+    threading.Thread(target=watch, args=(folder, rank, parent, limit), daemon=True).start()
     try:
         settle(rank, call)
         write(folder, f"{rank}.value", work(folder, rank, call))
@@ -168,9 +170,10 @@ def redirect(descriptor, path):
 
     It has no buffer: a rank that is killed loses nothing, and its children write in between.
     """
-    os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
-    raw = io.FileIO(descriptor, "w")
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+    file = io.FileIO(path, "a")
+    os.dup2(file.fileno(), descriptor)
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    return io.TextIOWrapper(file, **text, write_through=True)
 
 
 def settle(rank, call):
@@ -178,19 +181,19 @@ def settle(rank, call):
     import numpy
     import torch
 
-    local = {"RANK": rank, "LOCAL_RANK": rank}
-    local |= {"WORLD_SIZE": call["world"], "LOCAL_WORLD_SIZE": call["world"]}
     os.environ.clear()
-    os.environ.update(call["env"] | {name: str(value) for name, value in local.items()})
+    os.environ.update(call["env"])
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(call["world"])
     if os.name == "posix":  # no name of this machine has to be looked up, on no network
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     os.chdir(call["cwd"])
-    sys.path[:] = call["path"]
+    sys.path[:], sys.argv[:] = call["path"], call["argv"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     linecache.cache.update(call["cells"])
     torch.set_num_threads(1)
-    torch.seed()  # forks of one server would all draw the same numbers; ranks that were not
-    numpy.random.seed()  # seeded differ, as any two processes do
+    torch.seed()  # forks of one server would all draw the same numbers; as any two
+    numpy.random.seed()  # processes do, ranks differ until the function seeds them
 
 
 def work(folder, rank, call):
@@ -211,23 +214,23 @@ def work(folder, rank, call):
     try:
         return cloudpickle.dumps(value)
     except Exception as error:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-        raise TypeError(
-            f"the value that it returned (of type {kind}) cannot be sent to the caller: {error}"
-        ) from None
+        text = f"the {type(value).__name__} that it returned cannot be sent to the caller: {error}"
+        raise TypeError(text) from None
 
 
-def watch(folder, rank, parent):
-    """A thread of each rank: says where the rank is when asked; ends it when its parent is gone."""
-    main = threading.main_thread().ident
-    while os.getppid() == parent:
+def watch(folder, rank, parent, limit):
+    """A thread of each rank. Says where the rank is when asked, ends it when nobody ever will."""
+    main, last = threading.main_thread().ident, time.monotonic() + limit + 60
+    while os.getppid() == parent and time.monotonic() < last:
         if os.path.exists(os.path.join(folder, "where")):
-            frames = traceback.walk_stack(sys._current_frames()[main])
-            stack = [(f.f_code.co_filename, n, f.f_code.co_name, f.f_locals) for f, n in frames]
-            write(folder, f"{rank}.where", pickle.dumps(place(stack)))
+            frames = [frame for frame, _ in traceback.walk_stack(sys._current_frames()[main])]
+            answer = place([(summary(frame), frame.f_locals) for frame in frames])
+            write(folder, f"{rank}.where", pickle.dumps(answer))
             return
         time.sleep(0.2)
-    os.killpg(0, signal.SIGKILL)
+    if os.name == "posix":
+        kill(os.getpgrp())
+    os._exit(1)
 
 
 # What a user wants to read of a stack: the own lines, and the call in which the last one waits.
@@ -236,21 +239,35 @@ def watch(folder, rank, parent):
 def mine(filename):
     """True for a file or cell of the user or the package, False for libraries and this launcher."""
     if filename.startswith(HERE + os.sep):
-        return os.path.basename(filename) not in ("ranks.py", "_rank.py")
+        return filename not in LAUNCHER
     elsewhere = ("site-packages", "dist-packages", "<frozen ")
     return not filename.startswith(STDLIB) and not any(part in filename for part in elsewhere)
 
 
+def summary(frame):
+    """A frame as tracebacks describe it, with the part of the line that is being carried out."""
+    code = frame.f_code
+    _, end, start, stop = list(code.co_positions())[frame.f_lasti // 2]
+    where = code.co_filename, frame.f_lineno, code.co_name
+    return traceback.FrameSummary(*where, end_lineno=end, colno=start, end_colno=stop)
+
+
 def place(stack):
-    """A stack (file, line, function, variables), innermost first -> (call or "", lines of text)."""
+    """A stack (summary, variables), innermost first -> (the call it is in or "", lines of text)."""
     call, distributed, lines = "", False, []
-    for filename, number, name, variables in stack:
-        if mine(filename):
-            lines.insert(0, traceback.FrameSummary(filename, number, name))
-        elif not lines and name != "wrapper" and name[0] not in "_<":
-            now = f"torch{os.sep}distributed" in filename
+    for line, variables in stack:
+        if mine(line.filename):
+            if not call and not lines and line.lineno == line.end_lineno:  # a call of native code
+                source = linecache.getline(line.filename, line.lineno).encode()
+                text = source[line.colno : line.end_colno].decode()
+                call = text if text.endswith(")") else ""
+            lines.insert(0, line)
+        elif lines or line.filename in LAUNCHER:
+            continue
+        elif line.name != "wrapper" and line.name[0] not in "_<":
+            now = f"torch{os.sep}distributed" in line.filename
             if now or not distributed:  # the outermost call, but rather recv() than forward()
-                call, distributed = f"{name}({peer(variables)})", now
+                call, distributed = f"{line.name}({peer(variables)})", now
     return call, "".join(traceback.format_list(lines))
 
 
@@ -270,12 +287,8 @@ def account(error):
         seen.add(id(link))
         link.stack[:] = [line for line in link.stack if mine(line.filename)]
         link = link.__cause__ or link.__context__
-    try:
-        message = str(error)
-    except Exception:
-        message = ""
     text = "".join(told.format())
-    return {"type": type(error).__name__, "message": message, "text": text, "time": time.time()}
+    return {"type": type(error).__name__, "message": str(told), "text": text, "time": time.time()}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def run(fn, world_size, *args, timeout=120, **kwargs):
     try:
         job = Job(folder, world)
         _rank.write(folder, "call", call)
-        ranks = (_Forked if _FORK else _Spawned)(folder, world)
+        ranks = (_Forked if _FORK else _Spawned)(job)
         try:
             failure = job.wait(ranks.alive, timeout)
         except KeyboardInterrupt as interrupt:
@@ -91,7 +91,10 @@ def run(fn, world_size, *args, timeout=120, **kwargs):
             job.show()
         if failure:
             raise RankError(**failure)
-        return [job.load(rank, "value") for rank in range(world)]
+        try:
+            return [job.load(rank, "value") for rank in range(world)]
+        except Exception as error:
+            raise RankError(f"what the ranks returned cannot be read here: {error!r}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,8 +118,7 @@ def _packed(fn, args, kwargs, world, timeout):
     import cloudpickle
 
     module = sys.modules.get(getattr(fn, "__module__", None))
-    by_value = module is not None and not _importable(module.__name__)
-    if by_value:
+    if module and not _importable(module.__name__):
         cloudpickle.register_pickle_by_value(module)
     try:
         call = cloudpickle.dumps((fn, args, kwargs))
@@ -125,17 +127,14 @@ def _packed(fn, args, kwargs, world, timeout):
         raise InputError(
             f"run: {name} cannot be sent to the ranks: {error}; create what cannot be copied in it"
         ) from None
-    finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
     cells = {  # what tracebacks quote and no file holds
         name: (entry[0], None, *entry[2:])
         for name, entry in linecache.cache.items()
         if len(entry) == 4 and not os.path.exists(name)
     }
-    surroundings = {"env": dict(os.environ), "cwd": os.getcwd(), "path": list(sys.path)}
-    job = {"call": call, "cells": cells, "world": world, "timeout": timeout}
-    return pickle.dumps(job | surroundings)
+    surroundings = {"env": dict(os.environ), "cwd": os.getcwd(), "cells": cells}
+    surroundings |= {"path": list(sys.path), "argv": list(sys.argv)}
+    return pickle.dumps(surroundings | {"call": call, "world": world, "timeout": timeout})
 
 
 def _importable(name):
@@ -148,9 +147,9 @@ def _importable(name):
 class _Forked:
     """The ranks of one job, forked by a server that this process keeps for later jobs."""
 
-    def __init__(self, folder, world):
+    def __init__(self, job):
         self.server = _server()
-        if (reply := self._ask([folder, world])) != "done":
+        if (reply := self._ask([job.folder, job.world])) != "done":
             self.server.stdin.close()
             raise RankError(reply or "the process that starts the ranks was killed; run again")
 
@@ -198,30 +197,33 @@ def _server():
 class _Spawned:
     """The ranks of one job, each a new Python; where processes cannot be forked."""
 
-    def __init__(self, folder, world):
-        command = [sys.executable, "-P", _rank.__file__, "rank", folder]
-        self.ranks = [
-            subprocess.Popen(
-                [*command, str(rank), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            for rank in range(world)
-        ]
-        for rank, process in enumerate(self.ranks):
-            threading.Thread(target=self._reap, args=(folder, rank, process), daemon=True).start()
-        loaded = {f"{rank}.ready" for rank in range(world)}
-        while not loaded <= set(os.listdir(folder)) and all(p.poll() is None for p in self.ranks):
-            time.sleep(0.05)
+    def __init__(self, job):
+        self.ranks, self.threads = [], []
+        try:
+            for rank in range(job.world):
+                self._start(job.folder, rank)
+            while len(job.having("ready", "exit")) < job.world:  # then the clock of the job starts
+                time.sleep(0.05)
+        except BaseException:
+            self.stop()
+            raise
 
-    @staticmethod
-    def _reap(folder, rank, process):
-        code = process.wait()
-        if os.path.isdir(folder):
-            _rank.write(folder, f"{rank}.exit", b"%d" % code)
+    def _start(self, folder, rank):
+        process = subprocess.Popen(
+            [sys.executable, "-P", _rank.__file__, "rank", folder, str(rank), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+        def reap():
+            _rank.write(folder, f"{rank}.exit", b"%d" % process.wait())
+
+        self.ranks.append(process)
+        self.threads.append(threading.Thread(target=reap))
+        self.threads[-1].start()
 
     def alive(self):
-        return True
+        return True  # nothing stands between the caller and its ranks
 
     def stop(self):
         for process in self.ranks:
@@ -230,14 +232,14 @@ class _Spawned:
             else:
                 tree = ["taskkill", "/T", "/F", "/PID", str(process.pid)]
                 subprocess.run(tree, capture_output=True)
-        for process in self.ranks:
-            process.wait()
+        for thread in self.threads:
+            thread.join()
 
 
 @atexit.register
 def _close():
     for server in _idle:
-        server.stdin.close()
+        server.kill()  # it has no ranks
         server.wait()
 
 
