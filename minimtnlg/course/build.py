@@ -49,9 +49,9 @@ def build(names=None, execute=True, root=ROOT):
         notebook = pages.lesson_notebook(lesson, root)
         start = time.perf_counter()
         print(f"{lesson.name} ...", end=" ", flush=True)
-        missing = missing(lesson)
-        if execute and missing:
-            results.append(Result(lesson.name, "skipped", 0.0, missing))
+        absent = missing(lesson)
+        if execute and absent:
+            results.append(Result(lesson.name, "skipped", 0.0, absent))
         else:
             try:
                 if execute:
@@ -93,8 +93,8 @@ def _run_one(lesson, parameters, out, root):
     notebook = pages.lesson_notebook(lesson, root)
     if drifted := drift(notebook, root / "notebooks" / f"{lesson.name}.ipynb"):
         return Result(lesson.name, "FAILED", 0.0, drifted)
-    if missing := missing(lesson):
-        return Result(lesson.name, "skipped", 0.0, missing)
+    if absent := missing(lesson):
+        return Result(lesson.name, "skipped", 0.0, absent)
     start = time.perf_counter()
     try:
         run_notebook(notebook, parameters, out)
