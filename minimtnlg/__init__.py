@@ -3,6 +3,13 @@
 Importing the package loads no torch.
 """
 
+import os
+
+# Threads of a matrix product that wait for one another should sleep, not spin: on a laptop whose
+# cores also do something else, spinning makes a training step ten times slower. The library that
+# reads this is loaded by torch, later.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 __version__ = "0.1.0"
 __all__ = ["run"]
 

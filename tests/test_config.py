@@ -70,7 +70,7 @@ def test_nano_can_be_cut_eight_ways():
     [
         ("model.layer=4", "unknown key 'model.layer'; did you mean 'layers'"),
         ("modle.layers=4", "no section 'modle'; did you mean 'model'"),
-        ("model.heads=7", "model.heads=7 does not divide model.hidden=128: choose one of [1, 2, 4, 8]"),
+        ("model.heads=7", "heads=7 does not divide model.hidden=128: choose one of [1, 2, 4, 8]"),
         ("model.layers=0", "model.layers=0: input should be greater than or equal to 1"),
         ("model.layers=two", "model.layers='two': input should be a valid integer"),
         ("model.layers=", "model.layers=None"),

@@ -15,7 +15,9 @@ LEVELS = [
     {"presets"},
     {"config"},
     {"device"},
-    {"ranks", "_rank"},
+    {"_rank"},
+    {"_job"},
+    {"ranks"},
     {"parallel", "data"},
     {"model"},
     {"train"},
@@ -24,6 +26,7 @@ LEVELS = [
     {"course"},
     {"doctor", "launch"},
     {"cli"},
+    {"__main__"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,8 +4,8 @@
     python scaling/bench/single.py micro train.dtype=bfloat16
 
 Both sides take the same weights, batch, loss and optimizer (PyTorch's fused AdamW), and whole steps
-are timed: forward, backward, clipping, update. The runs alternate, so that a busy machine slows both; the
-medians are compared. The peak is the fastest large matrix product that this machine does here.
+are timed: forward, backward, clipping, update. The runs alternate, so that a busy machine slows
+both; the medians are compared. The peak is the fastest large matrix product measured here.
 """
 
 import statistics
@@ -110,7 +110,8 @@ def main(
             f"{rate / 1e12:>10.4f}{rate / peak:>9.1%}"
         )
     medians = [statistics.median(values) for values in times.values()]
-    print(f"peak {peak / 1e12:.3f} TFLOP/s; speed as a ratio to transformers {medians[1] / medians[0]:.3f}")
+    ratio = medians[1] / medians[0]
+    print(f"peak {peak / 1e12:.3f} TFLOP/s; our speed over that of transformers {ratio:.3f}")
 
 
 if __name__ == "__main__":

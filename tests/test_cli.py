@@ -1,0 +1,94 @@
+"""The command line: one line for a mistake, the right exit status, and the promised files."""
+
+import subprocess
+import sys
+
+import pytest
+
+from minimtnlg import cli, doctor
+
+SMALL = [
+    "model.layers=1", "model.hidden=32", "model.heads=2", "model.seq=32", "model.vocab=1024",
+    "train.global_batch=4", "train.ramp=null", "train.tokens=0", "train.steps=4",
+    "data.weights={}", "data.split=[80,20,0]", "train.eval_batches=1",
+]  # fmt: skip
+
+
+def call(monkeypatch, capsys, *args):
+    """(exit status, stdout, stderr) of `minimtnlg ARGS`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["minimtnlg", *map(str, args)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    out, err = capsys.readouterr()
+    return exit_.value.code or 0, out, err
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["train", "nanoo", "--out", "x"], "did you mean 'nano'"),
+        (["train", "nano", "model.layer=3", "--out", "x"], "did you mean 'layers'"),
+        (["train", "nano", "data.path=nowhere", "--out", "x"], "no corpus at nowhere"),
+        (["train", "mtnlg-530b", "--out", "x"], "this version trains in one process"),
+        (["data", "prepare", "--out", "x", "--vocab", "many"], "--vocab 'many'"),
+        (["data", "prepare", "--out", "x", "--sources", "wikipedie"], "wikipedia"),
+        (["course", "run", "99"], "99"),
+    ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, tmp_path, args, says):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(monkeypatch, capsys, *args)
+    assert status == 2
+    assert says in err and err.startswith("minimtnlg: ") and err.count("\n") == 1
+    assert "Traceback" not in err and not list(tmp_path.iterdir())
+
+
+def test_prepare_train_and_what_they_print(monkeypatch, capsys, tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(10):
+        (text / f"{i}.txt").write_text("one rank sends and the other rank receives " * 40)
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    status, out, _ = call(
+        monkeypatch, capsys, "data", "prepare", "--out", corpus, "--sources", text, "--vocab", 300
+    )
+    assert status == 0 and "text" in out and (corpus / "corpus.json").is_file()
+    status, out, _ = call(
+        monkeypatch, capsys, "train", "nano", *SMALL, f"data.path={corpus}", "--out", run
+    )
+    assert status == 0
+    assert "4 steps, 512 tokens" in out and "unigram entropy" in out and "greedy sample" in out
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    names = {path.name for path in run.iterdir()}
+    expected = "config.yaml tokenizer.json metrics.jsonl checkpoints latest loss.png".split()
+    assert names == set(expected)
+    status, _, err = call(
+        monkeypatch, capsys, "train", "nano", *SMALL, f"data.path={corpus}", "--out", run
+    )
+    assert status == 2 and "holds a run already" in err
+
+
+def test_sources_are_listed_with_their_licences(monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "data", "sources")
+    assert status == 0
+    assert "wikipedia" in out and "CC BY-SA" in out and "python-source" in out
+
+
+def test_help_names_every_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "minimtnlg", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    for command in ("doctor", "data", "train", "course"):
+        assert f" {command} " in done.stdout
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(doctor.EXTRAS, "eval", {"no_such_module": "no-such-module"})
+    monkeypatch.setitem(doctor.TOOLS, "no-such-tool", ("nothing", "apt-get install nothing"))
+    status, out, _ = call(monkeypatch, capsys, "doctor")
+    assert status == 0
+    for word in ("torch", "GFLOP/s in bfloat16", "16 MiB between two ranks", "matplotlib"):
+        assert word in out
+    assert "missing no-such-module: pip install -c constraints.txt -e '.[eval]'" in out
+    assert "missing (nothing): apt-get install nothing" in out

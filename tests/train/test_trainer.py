@@ -1,0 +1,164 @@
+"""A whole run on a small corpus: it learns, repeats itself bit for bit, refuses what cannot be."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from minimtnlg.config import load, save
+from minimtnlg.data.prepare import prepare
+from minimtnlg.errors import InputError
+from minimtnlg.train.checkpoint import load_run
+from minimtnlg.train.trainer import draw_data, open_corpus, train, validate
+
+SMALL = [
+    "model.layers=2", "model.hidden=32", "model.heads=2", "model.seq=32", "model.vocab=1024",
+    "train.global_batch=8", "train.ramp=[4,4,1000]", "train.tokens=6000", "train.eval_every=10",
+    "optim.warmup_tokens=500", "optim.decay_tokens=6000", "data.weights={}",
+    "data.split=[90,10,0]", "optim.lr=1e-2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Forty documents about the same few words, so that there is something to learn in seconds."""
+    folder = tmp_path_factory.mktemp("text")
+    words = "the node sends a slice of the gradient to the next rank and waits for its own".split()
+    for i in range(40):
+        turned = words[i % 7 :] + words[: i % 7]
+        (folder / f"{i:02}.txt").write_text(" ".join(turned * (20 + i)) + ".\n")
+    out = tmp_path_factory.mktemp("corpus") / "corpus"
+    prepare(out, [str(folder)], vocab=300, progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def config(corpus):
+    return load("nano", [*SMALL, f"data.path={corpus}"])
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """(folder, result) of one run."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    return out, train(config, out, progress=False)
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_more_than_the_frequency_of_tokens(run):
+    out, result = run
+    assert result["valid_loss"] < result["unigram_entropy"] - 1
+    assert rows(out)[0]["loss"] == pytest.approx(math.log(1024) + 1 / 6, abs=0.3)
+
+
+def test_metrics_hold_one_object_a_step(run, config):
+    out, result = run
+    lines = rows(out)
+    assert [row["step"] for row in lines] == list(range(1, result["steps"] + 1))
+    assert lines[-1]["tokens"] == result["tokens"] >= config.train.tokens
+    assert {row["batch_size"] for row in lines} == {4, 8}
+    keys = "step tokens loss grad_norm lr batch_size step_s tokens_per_s tflops".split()
+    assert all(set(row) - {"valid_loss"} == set(keys) for row in lines)
+    measured = [row["step"] for row in lines if "valid_loss" in row]
+    assert measured == [*range(10, result["steps"], 10), result["steps"]]
+    assert sum(row["batch_size"] for row in lines) * config.model.seq == result["tokens"]
+
+
+def test_the_folder_gives_the_model_back(run, config):
+    out, result = run
+    found, model = load_run(out)
+    assert found == config
+    _, valid = draw_data(config, open_corpus(config))
+    assert validate(config, model, valid) == result["valid_loss"]
+    assert (out / "tokenizer.json").is_file()
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_run(config, tmp_path, dtype):
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dropout=0.1),
+        train=dataclasses.replace(config.train, dtype=dtype, tokens=0, steps=6),
+    )
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=2))
+    losses = []
+    for name, settings in (("a", config), ("b", config), ("c", other)):
+        torch.rand(3)  # whatever was drawn before must not matter
+        train(settings, tmp_path / name, progress=False)
+        losses.append([(row["loss"], row["grad_norm"]) for row in rows(tmp_path / name)])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_fp16_trains_and_scales_its_loss(config, tmp_path):
+    settings = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, dtype="float16", tokens=0, steps=12)
+    )
+    result = train(settings, tmp_path / "run", progress=False)
+    assert result["loss"] < rows(tmp_path / "run")[0]["loss"] - 1
+
+
+def test_recomputation_changes_no_number(config, tmp_path):
+    short = dataclasses.replace(config.train, dtype="float64", tokens=0, steps=3)
+    losses = []
+    for recompute in ("none", "selective", "full"):
+        settings = dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, dropout=0.1, attention="readable"),
+            parallel=dataclasses.replace(config.parallel, recompute=recompute),
+            train=short,
+        )
+        losses.append(train(settings, tmp_path / recompute, progress=False)["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(run, config):
+    out, _ = run
+    before = (out / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config, out, progress=False)
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_vocabulary_that_does_not_fit(config, tmp_path):
+    small = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab=128))
+    with pytest.raises(InputError, match="has 300 different tokens, more than model.vocab=128"):
+        train(small, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_stops(config, tmp_path):
+    wild = dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, lr=1e30, warmup_tokens=0, clip=0)
+    )
+    with pytest.raises(InputError, match=r"step \d+: .* the run has diverged: lower optim.lr"):
+        train(wild, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "latest").exists()
+
+
+def test_more_than_one_rank_is_refused(config, tmp_path):
+    two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, tp=2))
+    with pytest.raises(InputError, match="parallel.tp=2: this version trains in one process"):
+        train(two, tmp_path / "run", progress=False)
+
+
+def test_runs_that_can_not_be_read(run, config, tmp_path):
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_run(tmp_path)
+    out, _ = run
+    save(config, tmp_path / "config.yaml")
+    (tmp_path / "latest").write_text((out / "latest").read_text())
+    with pytest.raises(InputError, match="can't read the weights"):
+        load_run(tmp_path)
+    weights = next(out.rglob("model.safetensors"))
+    copy = tmp_path / weights.relative_to(out)
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="can't read the weights"):
+        load_run(tmp_path)
