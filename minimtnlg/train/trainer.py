@@ -103,7 +103,8 @@ def _steps(config, model, optimizer, sets, progress):
     train, seq = config.train, config.model.seq
     sizes = list(ramps.batches(train, seq))
     samples = 0
-    bar = tqdm(sizes, desc="train", unit="step", disable=not progress)
+    hidden = {} if progress else {"disable": True}  # unless it is given, TQDM_DISABLE decides
+    bar = tqdm(sizes, desc="train", unit="step", **hidden)
     for number, batch in enumerate(bar, 1):
         start = time.perf_counter()
         lr = ramps.learning_rate((samples + batch) * seq, config.optim)
