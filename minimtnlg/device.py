@@ -64,13 +64,12 @@ def generator(*purpose, device="cpu"):
 
 
 @contextlib.contextmanager
-def default_generator(*purpose, device="cpu"):
-    """Seed PyTorch's own generator by `purpose` inside the block, for kernels that accept no other.
+def default_generator(*purpose):
+    """Seed PyTorch's own generators by `purpose` inside the block, for kernels that accept no other.
 
-    The state from before comes back at the end.
+    The states from before, of the CPU and of every GPU, come back at the end.
     """
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed_of(*purpose))
         yield
 

@@ -35,7 +35,7 @@ def sdpa_core(q, k, v, p, draw, layer):
     """
     if draw is None or p == 0:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    with default_generator(*draw.purpose(layer, "attention"), device=q.device):
+    with default_generator(*draw.purpose(layer, "attention")):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
 
 
