@@ -65,7 +65,7 @@ def generator(*purpose, device="cpu"):
 
 @contextlib.contextmanager
 def default_generator(*purpose):
-    """Seed PyTorch's own generators by `purpose` inside the block, for kernels that accept no other.
+    """Seed PyTorch's own generators by `purpose` in the block, for kernels that accept no other.
 
     The states from before, of the CPU and of every GPU, come back at the end.
     """
