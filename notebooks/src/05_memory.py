@@ -674,7 +674,7 @@ for ax, (recompute, (line, forward_ends)) in zip(axes, lines.items(), strict=Tru
     said = f"recompute: {recompute}, peak {peaks[recompute] / MB:.1f} MB"
     ax.text(0.99, 0.92, said, transform=ax.transAxes, ha="right", va="top")
 axes[0].set_title("Recomputation: a lower mountain, a longer way down")
-axes[1].legend(loc="upper left")
+axes[0].legend(loc="center right")
 axes[1].set_ylabel("MB alive, weights left out")
 axes[2].set_xlabel("operations so far")
 figure(
@@ -820,10 +820,12 @@ for name in ("selective", "full"):
     print(f"{name:10} {100 * more / base:5.1f} % more arithmetic in the layer")
 
 # %% [markdown]
-# The published times are above both numbers, and so were ours when this page was made. The parts
-# of a layer that move memory and multiply nothing (dropout, softmax, LayerNorm, GeLU) cost time
-# that arithmetic does not count, and much of it lies in what is made again. A CPU also draws its
-# random masks slowly. So look at the order of the bars, not at our last digit.
+# The published times are above both numbers. The parts of a layer that move memory and multiply
+# nothing (dropout, softmax, LayerNorm, GeLU) cost time that arithmetic does not count, and much of
+# it lies in what is made again.
+#
+# Our times have the same cause, and two more: a CPU draws its random masks slowly, and shares its
+# cores with whatever else runs. So look at the order of the bars, not at our last digit.
 #
 # (The published layer ran on eight GPUs that share every layer. What such sharing changes in these
 # figures waits for lessons 09 and 10.)
