@@ -145,11 +145,13 @@ class Job:
     def show(self):
         """Prints what the ranks have printed, rank by rank, after the rest of their stderr."""
         self.forward()
+        texts = []
         for rank, error in enumerate(self.errors):
             error.close()
             with self.open(rank, "out") as file:
-                text = file.read()
-            sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+                texts.append(file.read())
+        ends = ["" if text.endswith("\n") or not text else "\n" for text in texts]
+        sys.stdout.write("".join(part for pair in zip(texts, ends, strict=True) for part in pair))
         sys.stdout.flush()
 
 

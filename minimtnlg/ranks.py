@@ -15,16 +15,18 @@ stay there, and only what the function returns comes back.
 - The function may come from a notebook cell, a test, a script without a main guard or `python -c`:
   it is sent by value. Modules are imported afresh in each rank, from disk as it is now.
 - The first job starts a server that loads torch once (a few seconds). Later jobs are forks of it,
-  and a fork takes milliseconds. It has never computed, so no fork inherits a broken thread pool.
+  tens of milliseconds each. It has never computed, so no fork inherits a broken thread pool.
 - A rank has joined the process group (gloo, on the loopback device), has RANK, WORLD_SIZE,
   LOCAL_RANK and LOCAL_WORLD_SIZE set, computes with one thread and draws its own random numbers
   until the function seeds it. It may start processes; they end with it.
+- A rank that has returned waits for the others; then all are ended at once, without exit handlers.
 - What ranks print appears in rank order when the job ends; what they write to stderr, at once.
 - A rank that fails ends the job with one RankError that names the cause. A deadlock ends at the
-  timeout, with the line where each rank waits. No process outlives the job, nor the caller.
+  timeout with the line where each rank waits; so does an interrupt. No process outlives the job or
+  the caller.
 
-On Windows, which cannot fork, each rank is a new Python that loads torch (some ten seconds a job),
-and processes that a rank has started outlive it if the rank itself was killed by others.
+On Windows, which cannot fork, each rank of each job is a new Python that loads torch, which takes
+seconds; and what a rank has started outlives it if others kill the rank. Tested on Linux only.
 """
 
 import atexit
