@@ -7,16 +7,15 @@
 # %% [markdown]
 # # Will it fit?
 #
-# Before a job starts, ask whether a GPU can hold its share. Two things lie in its memory:
+# Before a job starts, ask whether each GPU can hold its share. Two things are in its memory:
 #
 # - its part of the training state, 20 bytes a parameter: each of the `tp * pp` GPUs of a replica
 #   keeps the same share;
-# - one list of `hidden` numbers of 2 bytes for each token at the entrance of each of its layers,
-#   for `batch` sequences of `seq` tokens. A stage has `layers / pp` layers. The lists are not cut:
-#   every slice of a stage keeps them whole.
+# - the lists at the entrance of its layers: for each layer and each token one list of `hidden`
+#   numbers of 2 bytes, for `batch` sequences of `seq` tokens. A stage has `layers / pp` layers. The
+#   lists are not cut: every slice of a stage keeps them whole.
 #
-# Stages have equally many layers; a `pp` that does not divide `layers` is refused with a
-# `ValueError`.
+# All stages have the same number of layers. If `pp` does not divide `layers`, raise a `ValueError`.
 #
 # **Target:** `will_it_fit(12_000, layers=4, hidden=10, seq=5, batch=3, gpu_memory=61_200, tp=2,
 # pp=2)` is `(60_600, True)`.
@@ -33,11 +32,12 @@ def will_it_fit(parameters, layers, hidden, seq, batch, gpu_memory, tp=1, pp=1):
 
 # %% [markdown] tags=["hint"]
 # The training state shrinks with both, to `20 * parameters / (tp * pp)`. The lists shrink only with
-# the stages, for a slice sees the whole list.
+# the number of stages, for every slice keeps the whole list.
 
 # %% [markdown] tags=["hint"]
-# The lists take `2 * batch * (layers / pp) * seq * hidden` bytes. First refuse `layers % pp != 0`.
-# Something that fills the memory to the last byte fits.
+# The lists take `2 * batch * (layers / pp) * seq * hidden` bytes. First raise the `ValueError` if
+# `layers % pp` is not 0. What fills the memory to the last byte still fits. Return both values: the
+# bytes, and whether they fit.
 
 
 # %% tags=["solution"]
@@ -108,7 +108,8 @@ def unequal_stages_are_refused(student):
             got = student(12_000, 6, 10, 5, 3, 80e9, tp=1, pp=pp)
         except ValueError:
             continue
-        raise Feedback(f"6 layers in {pp} stages", "ValueError", got, "the statement's last rule")
+        look = "the statement: stages have the same number of layers"
+        raise Feedback(f"6 layers in {pp} stages", "ValueError", got, look)
 
 
 # %% tags=["wrong"]

@@ -18,25 +18,24 @@
 # # Why 530 billion parameters need thousands of GPUs
 #
 # In October 2021 Microsoft and NVIDIA announced a language model of 530 billion parameters:
-# Megatron-Turing NLG 530B, in short MT-NLG [S1, S2]. A paper followed that tells how it was made
-# [S3].
+# Megatron-Turing NLG 530B, in short MT-NLG [S1, S2]. A paper tells how it was made [S3]. Two
+# programs trained it, NVIDIA's Megatron and Microsoft's DeepSpeed; both names will come up often.
 #
-# This course rebuilds it: its data, its model, its training, each part small enough for the
-# machine in front of you, and each part checked against the numbers of the real one.
+# This course rebuilds its data, its model and its training. Each part is small enough for the
+# machine in front of you, and each is checked against what was published of the real one.
 #
-# The first lesson needs nothing but arithmetic. It finds out what 530 billion parameters cost. At
-# its end you choose one of the 2240 GPUs as your own, and follow it through the course.
+# This first lesson needs nothing but arithmetic. It works out what 530 billion parameters cost. At
+# its end you choose one of 2240 GPUs as your own, and you follow it through the course.
 #
 # Marks such as [S3] name a source; the [bibliography](../docs/bibliography.md) lists all of them.
 
 # %% [markdown]
 # ## Question
 #
-# A language model reads text and tells which word is likely to come next. A few words that we
-# need:
+# A language model reads text and says which word is likely to come next. A few terms first:
 #
-# - A **parameter** is one number of the model that is learned. To train is to find good values
-#   for all of them.
+# - A **parameter**, or **weight**, is one number of the model that is learned. To train is to find
+#   good values for all of them.
 # - A **token** is a word or a piece of a word: the unit in which the model reads. MT-NLG reads
 #   **sequences** of 2048 tokens.
 # - A **batch** is the set of sequences that the model looks at before it changes its parameters
@@ -45,10 +44,10 @@
 #   TB is $10^{12}$.
 # - A **FLOP** is one addition or one multiplication. A TFLOP is $10^{12}$ of them; TFLOP/s counts
 #   them per second.
-# - A **GPU** is a processor built for one thing, many FLOPs at once. It has its own memory. A
-#   **node** is one computer; MT-NLG's nodes hold 8 GPUs each.
+# - A **GPU** is a processor built to do many FLOPs at once. It has its own memory. A **node** is
+#   one computer; MT-NLG's nodes hold 8 GPUs each.
 #
-# First look at how fast such models grew. The sizes are those of [S3, Figure 1].
+# Look first at how fast such models grew. The sizes are those of [S3, Figure 1].
 
 # %%
 import math
@@ -93,12 +92,12 @@ when = [year + (month - 0.5) / 12 for _, year, month, _ in MODELS]
 ax.plot(when, [size for *_, size in MODELS])
 for x, (name, *_, size) in zip(when, MODELS, strict=True):
     left = name in ("MT-NLG", "GPT-3", "Turing-NLG", "Megatron-LM")
-    label = f"{name}  {size / 1e9:g} B"
+    label = f"{name}  {size / 1e9:g} B" if size >= 1e9 else f"{name}  {size / 1e6:g} M"
     place_at = dict(xytext=(-8, 2), ha="right") if left else dict(xytext=(8, -9), ha="left")
     ax.annotate(label, (x, size), textcoords="offset points", fontsize=9.5, **place_at)
 ax.set(yscale="log", ylim=(4e7, 1.6e12), xlim=(2017.8, 2022.1), xticks=range(2018, 2023))
 ax.set(xlabel="year of first publication", ylabel="parameters")
-ax.set_title(f"In under four years models grew {growth:.0f}-fold")
+ax.set_title(f"In under four years models grew {round(growth, -2):.0f}-fold")
 figure(
     fig,
     alt="Parameters of published models against time, on a logarithmic axis: from ELMo with 94 "
@@ -110,15 +109,15 @@ figure(
 # On this axis each line of the grid is ten times the one below, so a straight line means steady
 # doubling. Up to GPT-3 it is nearly straight; MT-NLG then tripled GPT-3.
 #
-# The memory of one GPU did not grow like this. The GPUs of the record runs of 2020 had 32 GB
-# [S16], those of MT-NLG have 80 GB [S3, section 2.3].
+# The memory of one GPU did not grow like this. The record runs that DeepSpeed reported in 2020 used
+# GPUs of 32 GB [S16]; those of MT-NLG have 80 GB [S3, section 2.3].
 #
-# Why did people want such sizes? Because larger models answered better, without being trained for
-# the task. Asked yes-or-no questions about a paragraph (the test BoolQ, no example shown), GPT-3
-# was right in 60.5 % of the cases and MT-NLG in 78.2 % [S3, Tables 2 to 6]. Size was not the only
-# difference between them. And whether so many parameters were the best use of the computing time
-# is a fair question: [S18] argues for smaller models that read more. This course asks how it was
-# done.
+# Why did people want such sizes? Larger models gave better answers, even in tasks that they were
+# not trained for. Asked yes-or-no questions about a paragraph (the test BoolQ, no example shown),
+# GPT-3 was right in 60.5 % of the cases, MT-NLG in 78.2 % [S3, Tables 2 to 6]. Size was not the
+# only difference between them. And whether so many parameters were the best use of the computing
+# time is a fair question: [S18] argues for smaller models that read more. This course asks how it
+# was done.
 #
 # So our question: **what do 530 billion parameters cost in bytes, FLOPs and days, and why must
 # thousands of GPUs share them, cut in three ways at once?**
@@ -129,10 +128,10 @@ figure(
 # Guess before you calculate. A guess that is wrong by a factor of ten teaches more than a number
 # read off a page. Put your guess in place of `None` and run the cell.
 #
-# 1. One GPU holds 80 GB. How many of them does it take to hold what training keeps for 530
-#    billion parameters, and nothing else?
-# 2. Suppose that one GPU had the memory. At the speed that a GPU reached in the real run, how
-#    many years would it compute?
+# 1. One GPU holds 80 GB. Training keeps more for each parameter than its value. How many GPUs does
+#    it take to hold all that for 530 billion parameters, and nothing else?
+# 2. Suppose that one GPU had enough memory. At the speed that each GPU reached in the real run, how
+#    many years would the training take?
 # 3. Give each of 2240 GPUs a whole copy of the model and its own part of the batch. What happens
 #    to the memory that one GPU needs for what training keeps?
 
@@ -144,21 +143,21 @@ predict("copies_and_memory", None, choices=["falls to 1/2240", "stays the same",
 # %% [markdown]
 # ## Trouble
 #
-# What does training keep for each parameter? In every step the model makes its forecast, and from
-# its mistakes follows a **gradient**: for each parameter, how much the mistake grows when that
-# parameter grows a little. The **optimizer**, here Adam, moves each parameter against its
-# gradient; for that it keeps two running averages, one of the gradient and one of its square.
+# What does training keep for each parameter? In every step the model makes predictions, and one
+# number says how wrong they are, the error. The **gradient** says for each parameter how fast the
+# error grows when that parameter grows. The **optimizer**, here Adam, moves each parameter against
+# its gradient. For that it keeps two running averages, one of the gradient and one of its square.
 #
-# MT-NLG calculates with numbers of 2 bytes. Such numbers are too coarse to add up small changes
-# (lesson 04 shows it), so it keeps weight and gradient a second time, with 4 bytes [S3, section
-# 2.1.1].
+# MT-NLG calculates with numbers of 2 bytes. Such numbers are too coarse to add up small changes, as
+# lesson 04 shows. So it keeps each weight and each gradient a second time, with 4 bytes [S3,
+# section 2.1.1].
 #
 # We keep exactly this for a million parameters, and count.
 
 # %%
 KEPT = [  # what is kept for each parameter, bytes of the number [S3, sec. 2.1.1]
     ("weight, for calculating", 2),
-    ("weight, exact", 4),
+    ("weight, accurate", 4),
     ("gradient, as calculated", 2),
     ("gradient, summed up", 4),
     ("Adam: average of the gradient", 4),
@@ -178,23 +177,23 @@ BYTES = sum(array.nbytes for array in million) // 10**6
 print(f"{'together':<32}{BYTES:3d} bytes a parameter")
 
 # %% [markdown]
-# These bytes are the **training state**. A weight of 2 bytes drags nine times its own weight
-# along.
+# These bytes are the **training state**. Every weight of 2 bytes brings 18 more with it.
 #
 # Now ask this machine for the same with 530 billion.
 
 # %%
 try:
     promised = keep(530 * 10**9)
-    print("This system promises memory that it has not got; writing into it would fail.")
+    print("This system promises memory that it does not have; writing into it would fail.")
     del promised
 except MemoryError as error:
     print("MemoryError:", error)
 
 # %% [markdown]
-# Most systems refuse the first of the six arrays. A few promise it and fail when it is touched.
+# Most systems refuse the first of the six arrays (a GiB is $2^{30}$ bytes). A few promise the
+# memory and fail when it is touched.
 #
-# Which of the models in our picture would have fitted, and where?
+# Which of the models in our picture fit, and where? We give all of them GPUs of 80 GB.
 
 # %% tags=["predict"]
 GPU = 80e9  # bytes, A100 [S3, sec. 2.3]
@@ -210,8 +209,8 @@ gpus = math.ceil(BYTES * 530e9 / GPU)
 measured("gpus_for_training_state", gpus, unit="GPUs", tell="And then they are full.")
 
 # %% [markdown]
-# The list tells the history of the field. Up to GPT-2 one GPU was enough. From Megatron-LM on, a
-# model had to be shared by the GPUs of a node. GPT-3 does not fit into a node any more.
+# Up to GPT-2 one such GPU is enough. From Megatron-LM on, the GPUs of a node must share a model.
+# GPT-3 no longer fits into one node.
 
 # %% [markdown]
 # ## Idea
@@ -226,11 +225,12 @@ measured("gpus_for_training_state", gpus, unit="GPUs", tell="And then they are f
 #
 # The second kind depends on the data. A model is a stack of $L$ **layers**. Each takes a list of
 # $h$ numbers for every token and hands on a new list of $h$ numbers. On the way up (the **forward
-# pass**) these lists come about; on the way down (the **backward pass**), when gradients are
-# calculated, they are needed once more. What is kept for the way down are **activations**.
+# pass**) these lists are calculated. On the way down (the **backward pass**), when the gradients
+# are calculated, they are needed again. What is kept for the way down is called **activations**.
 #
-# MT-NLG keeps only the list at the entrance of each layer and calculates the rest again when it
-# is needed. With $B$ sequences of $s$ tokens and 2 bytes a number:
+# Much else is calculated inside a layer. MT-NLG keeps only the list at the entrance of each layer,
+# and calculates the rest a second time when it is needed. With $B$ sequences of $s$ tokens and 2
+# bytes a number:
 #
 # $$\text{activations at layer boundaries} = 2\, B\, L\, s\, h \ \text{bytes}.$$
 #
@@ -253,23 +253,23 @@ print(f"activations, 1 sequence   {boundary_bytes(1, L, s, h) / 1e9:7.2f} GB")
 assert boundary_bytes(2, 3, 4, 5) == 240
 
 # %% [markdown]
-# MT-NLG's batch has 1920 sequences. The middle line says what it would take to send all of them
-# through the model at once. Nobody does: the sequences go through one after another, their
-# gradients are added up, and the parameters change once at the end. This is **gradient
-# accumulation**; it gives the same step, and activations shrink to the last line.
+# MT-NLG's batch has 1920 sequences. The line for $B = 1920$ says what it would take to send all of
+# them through the model at once. Nobody does that. The sequences go through one after another,
+# their gradients are added up, and the parameters change once at the end. This is **gradient
+# accumulation**. It gives the same step, and the activations shrink to the last line.
 #
-# So activations can be made small by patience. The training state can not.
+# So patience makes activations small. It does nothing for the training state.
 #
 # ### Time
 #
 # On the way up, each parameter meets each token once: one multiplication, one addition, 2 FLOPs.
-# The way down takes twice as many, 4 FLOPs. MT-NLG goes up a second time inside the way down,
-# since it kept so little: 2 more. So about
+# The way down takes twice as many, 4 FLOPs. MT-NLG goes up a second time during the way down,
+# because it kept so little: 2 more. So about
 #
 # $$\text{FLOPs} = 8 \times \text{parameters} \times \text{tokens}.$$
 #
-# By hand: 3 parameters and 10 tokens take 240 FLOPs. MT-NLG was trained on 270 billion tokens.
-# The package counts every matrix multiplication; the rule of thumb comes close.
+# By hand: 3 parameters and 10 tokens take 240 FLOPs. MT-NLG was trained on 270 billion tokens. The
+# package counts every matrix multiplication. The rule of thumb comes close:
 
 # %%
 tokens = 270e9  # [S1, S3]
@@ -281,8 +281,8 @@ assert abs(8 * P * tokens / work - 1) < 0.02
 # %% [markdown]
 # ### Three cuts
 #
-# There are three ways to share the work between GPUs. Each picture shows a model of four layers,
-# to be read from the bottom to the top.
+# There are three ways to share the work between GPUs. Each picture shows a model of four layers;
+# read it from the bottom up.
 
 # %%
 def draw(ax, t, p, d, title):
@@ -324,15 +324,15 @@ figure(
 )
 
 # %% [markdown]
-# - **Data parallel**: $d$ copies of the model, called **replicas**, share the batch. At the end
-#   of a step they add up their gradients. Time shrinks; the memory of a GPU does not.
+# - **Data parallel**: $d$ copies of the model, called **replicas**, share the batch. At the end of
+#   a step they add up their gradients. Time shrinks; the memory that a GPU needs does not.
 # - **Tensor parallel**: every layer is cut into $t$ **slices**. Memory shrinks, and time too. But
-#   the slices must exchange partial results inside every layer, so they should sit close
-#   together, best in one node [S3, section 2.1.2]. And each of them needs the list at the
-#   entrance of a layer as a whole: tensor parallelism cuts parameters, not these lists.
+#   the slices must exchange partial results inside every layer, so they should sit close together,
+#   best in one node [S3, section 2.1.2]. Each of them also needs the whole list at the entrance of
+#   a layer: tensor parallelism cuts the parameters, not these lists.
 # - **Pipeline parallel**: the stack is cut into $p$ **stages**, and each hands its results to the
-#   next. Several sequences are on their way at once. Memory shrinks, little is sent. But a stage
-#   waits until something arrives, and there are no more stages than layers.
+#   next. Several sequences are on their way at once. Memory shrinks, and little is sent. But a
+#   stage has to wait until something arrives, and there cannot be more stages than layers.
 #
 # The three can be combined: each of $d$ replicas is cut into $p$ stages and each stage into $t$
 # slices. This is a **layout**. It needs
@@ -394,8 +394,7 @@ def days(gpus, flops_per_second):
 
 # %% [markdown]
 # Now try each cut alone, as far as it goes. A layer of MT-NLG has 128 **heads**, parts that work
-# side by side, and can't be cut into more slices than that. It has 105 layers, so at most 105
-# stages.
+# side by side; we cut it into at most 128 slices. It has 105 layers, so at most 105 stages.
 
 # %%
 LAYOUTS = [  # name, t, p
@@ -418,7 +417,8 @@ for y, (_, t, p) in enumerate(LAYOUTS):
     one = state_per_gpu(t, p) / 1e9
     colour = COLOURS["green"] if one <= 80 else "#dddddd"
     ax.barh(y, one, color=colour, edgecolor="black", height=0.6)
-    ax.text(11, y, f"{one:,.0f} GB".replace(",", " "), va="center")
+    ink = "white" if one <= 80 else "black"
+    ax.text(11, y, f"{one:,.0f} GB".replace(",", " "), va="center", color=ink)
 ax.axvline(80, color="black", linestyle="--", label="one GPU: 80 GB")
 ax.set(yticks=range(len(LAYOUTS)), yticklabels=[name for name, *_ in LAYOUTS], xscale="log")
 ax.set(xlim=(10, 6e4), xlabel="training state on each GPU (GB)")
@@ -434,11 +434,11 @@ figure(
 )
 
 # %% [markdown]
-# A single layer is too large for a GPU. So are the slices of one head each, which would moreover
-# span 16 nodes. Two cuts together fit, with room to work in: this is the layout of MT-NLG, 8
+# One layer on each GPU is still too much. So is one head of every layer, and its 128 slices would
+# span 16 nodes. Two cuts together fit and leave room to work in. This is the layout of MT-NLG: 8
 # slices and 35 stages of 3 layers, 280 GPUs for one replica [S3, section 2.2].
 #
-# The package holds the same arithmetic for every layout. This is all there is to it.
+# The package does the same arithmetic for every layout. This is all there is to it.
 
 # %%
 show(Layout.place)
@@ -448,7 +448,8 @@ show(Layout.place)
 #
 # *"With enough GPUs, give each a copy. Thousands of them share the work, so each needs less."*
 #
-# Data parallel training is the simplest of the three, and the belief is common. Run it.
+# Data parallel training is the simplest of the three cuts, and the belief is common. Put it to the
+# test.
 
 # %% tags=["predict"]
 PUBLISHED = 126e12  # FLOP/s of one GPU in the real run, on 2240 GPUs [S1, S3]
@@ -460,7 +461,7 @@ for n in (1, 8, 280, 2240, 4480):
 measured("copies_and_memory", "stays the same", tell="A copy is a copy, however many there are.")
 
 # %% [markdown]
-# Copies divide the time and leave the memory. The column on the right never moves, and it is 132
+# Copies divide the time and leave the memory. The column on the right never changes, and it is 132
 # times too large. (The days assume that each copy works as fast as a GPU of the real run did.)
 #
 # *"Then memory is the only problem: with 280 GPUs it fits, and we are done."*
@@ -474,22 +475,22 @@ for t, p, d in ((8, 35, 1), (8, 105, 1), (8, 35, 8), (8, 35, 16)):
 assert state_per_gpu(1, 1) / GPU > 132 and days(280, PUBLISHED) > 365
 
 # %% [markdown]
-# One replica fits, and would compute for more than a year. With 8 slices and as many stages as
-# there are layers it is 840 GPUs, and there slices and stages end: two cuts alone never use
-# thousands.
+# One replica fits, but it would compute for more than a year. With 8 slices and as many stages as
+# there are layers we use 840 GPUs, and there it ends. As long as the slices stay inside a node,
+# these two cuts never use thousands.
 #
-# So the third cut comes back. Tensor and pipeline parallelism make the model fit; data
-# parallelism makes the work end.
+# So the third cut comes back. Tensor and pipeline parallelism make the model fit; data parallelism
+# gets the work done in time.
 
 # %% [markdown]
 # ## Proof
 #
-# Three things were used above that you should not have to believe.
+# You should not have to take three things above on trust.
 #
-# **The number of parameters is exact.** Each layer has $12 h^2 + 13 h$ of them; a table turns
-# each of $V$ tokens into $h$ numbers, another does it for each of $s$ positions, and $2h$ stand
-# at the end. Lesson 01 builds every one. Here we add them up and compare with the package and
-# with the paper's formula [S12, eq. 2], which leaves the last $2h$ out.
+# **The number of parameters is exact.** Each layer has $12 h^2 + 13 h$ of them; a table holds $h$
+# numbers for each of the $V$ tokens that the model knows, another holds $h$ for each of $s$
+# positions, and $2h$ more stand at the end. Lesson 01 builds every one. Here we add them up and
+# compare with the package, and with a published formula [S12, eq. 2] that leaves the last $2h$ out.
 
 # %%
 parts = {
@@ -508,7 +509,7 @@ assert sum(parts.values()) == P == 529_600_819_200
 assert round(P - formula) == 2 * h
 
 # %% [markdown]
-# **Our `place` is the package's**, at all 2240 ranks, and the formula leads back.
+# **Our `place` is the package's** at all 2240 ranks, and the formula leads back to the rank.
 
 # %%
 mtnlg = Layout(tp=8, pp=35, dp=8)
@@ -521,8 +522,8 @@ print(f"{mtnlg.world} ranks, {wrong} differences")
 assert wrong == 0 and mtnlg.world == 2240
 
 # %% [markdown]
-# **Groups leave nobody out.** The ranks that differ in one number only form a **group**: the
-# slices of a stage, the stages of a replica, the replicas of a slice. Along each of the three
+# **Groups leave nobody out.** Ranks that differ in only one of the three numbers form a **group**:
+# the slices of a stage, the stages of a replica, the replicas of a slice. Along each of the three
 # directions every rank must be in exactly one group.
 
 # %%
@@ -554,8 +555,8 @@ assert [round(value, 1) for _, value, *_ in rows] == [10.6, 16.9, 8.8]
 
 # %% [markdown]
 # Read the second line for what it is. The 16.9 TB are the lists at the layer boundaries, if all
-# 1920 sequences of a batch went through the model at once. They never existed; they are why
-# nobody tried.
+# 1920 sequences of a batch went through the model at once. They never existed; their size is the
+# reason to accumulate gradients.
 #
 # ### FLOPs
 #
@@ -573,11 +574,11 @@ for nodes, seconds, published in [(280, 60.1, 126), (350, 50.2, 121), (420, 44.4
     assert abs(speed - published) < 0.7
 
 # %% [markdown]
-# The published speeds come out of our count within 0.7 TFLOP/s. The paper prints no formula
-# beside them; this agreement is our evidence that they count the second way up.
+# Our count reproduces the published speeds within 0.7 TFLOP/s. The paper prints no formula beside
+# them. This agreement is our evidence that the second way up was counted.
 #
-# Look at the last column. More GPUs finish sooner, but each of them does a little less. Why, is a
-# question for the lessons on pipelines and planning.
+# Look at the last column. More GPUs finish sooner, but each of them does a little less. The lessons
+# on pipelines and planning will say why.
 #
 # ### Days
 
@@ -592,11 +593,11 @@ print("published: 3 months, over 2 thousand GPUs, over 3 million GPU hours [S11,
 assert steps == 65_613 and round(full, 1) == 45.6
 
 # %% [markdown]
-# For 2240 GPUs the derived 45.6 days are a lower bound: steps with the full batch only, without a
-# single pause. The published three months hold more. The first 12 billion tokens were read with a
-# growing batch, in many smaller steps. What else filled the time (other numbers of GPUs,
-# failures, restarts, measuring) was not published. The three numbers of the last line are nearly
-# all we have; a later post speaks of over 4000 GPUs [S11, 2023].
+# For 2240 GPUs the derived 45.6 days are a lower bound: only the steps with the full batch, without
+# a single pause. The published three months contain more. The first 12 billion tokens were read
+# with a growing batch, in many smaller steps. What else filled the time (other numbers of GPUs,
+# failures, restarts, evaluation) was not published. The three numbers of the last line are nearly
+# all that we have, and a later post speaks of over 4000 GPUs [S11, 2023].
 #
 # ### And your machine?
 #
@@ -615,7 +616,7 @@ print(f"this machine: {here / 1e9:,.0f} GFLOP/s, measured on {n} x {n} matrices"
 print(f"MT-NLG on it: {round(days(1, here) / 365.25, -3):,.0f} years")
 
 # %% [markdown]
-# That is the distance which the rest of the course makes small.
+# This is why the course shrinks the model, and keeps the method.
 
 # %% [markdown]
 # ## MT-NLG
@@ -626,9 +627,10 @@ print(f"MT-NLG on it: {round(days(1, here) / 365.25, -3):,.0f} years")
 # 35$ stages and $d = 8$ replicas: ranks 0 to 2239. The paper gives $t$ and $p$ [S3, section 2.2];
 # $d$ follows from the 2240 GPUs. Ranks fill the nodes in order, 8 to each.
 #
-# One of them is yours. Change `rank` in the cell of parameters at the top (1000 stands there), or
-# here. Your choice is kept on this machine. Every later lesson comes back to it, and lesson 16 of
-# the plan runs your rank as it would run in the real job, without allocating its memory.
+# One of them is yours. To choose it, change `rank` in the second code cell of the lesson, run that
+# cell, and go on from here. Your choice is kept on this machine, and every later lesson comes back
+# to it. Lesson 16, still planned, will run your rank as in the real job, without allocating its
+# memory.
 
 # %%
 choose_rank(rank)
@@ -658,8 +660,8 @@ for axis, meaning in (("tp", "slices"), ("dp", "replicas"), ("pp", "stages")):
 # other replicas you share nothing until the step ends; then you all add up the gradient of the
 # same parameters.
 #
-# In the picture each block of eight is a node. A row is a stage; from left to right stand the
-# eight replicas.
+# In the picture each block of eight is a node, each row a stage, and each column of blocks a
+# replica.
 
 # %%
 def spot(number):
@@ -693,13 +695,14 @@ figure(
 )
 
 # %% [markdown]
-# Block, row and column meet in your rank alone: two ranks that agree in slice, replica and stage
+# The three groups have only your rank in common: two ranks that agree in slice, replica and stage
 # are the same.
 #
 # ### The map of the course
 #
-# Everything that this lesson left open is a lesson of its own. The picture is the plan, in the
-# order in which things are needed; boxes with a full frame are lessons that are here.
+# Everything that this lesson left open is a lesson of its own. The picture shows the plan, in the
+# order in which things are needed. Boxes with a full frame are here; lessons in brackets are still
+# to come.
 
 # %%
 PLAN = [  # what, lessons, the question in short
@@ -725,23 +728,24 @@ fig, ax = plt.subplots(figsize=(9.5, 4.3))
 for i, (what, numbers, question) in enumerate(PLAN):
     row, column = divmod(i, 5)
     x, y = column * 2.2, -row * 1.75  # each row is read from left to right
-    ready = all(number in there for number in numbers.split())
+    listed = " ".join(n if n in there else f"({n})" for n in numbers.split())
+    ready = any(number in there for number in numbers.split())
     frame = dict(fc="#e3f1fa", lw=1.8) if ready else dict(fc="white", lw=1, ls="--")
     ax.add_patch(plt.Rectangle((x, y), 1.8, 1.3, ec="black", **frame))
-    ax.text(x + 0.9, y + 1.04, what, ha="center", va="center", weight="bold")
+    ax.text(x + 0.9, y + 1.04, what, ha="center", va="center", weight="bold", fontsize=10)
     ax.text(x + 0.9, y + 0.56, question, ha="center", va="center", fontsize=9)
-    ax.text(x + 0.9, y + 0.14, numbers, ha="center", va="center", fontsize=8.5, color="#444444")
+    ax.text(x + 0.9, y + 0.14, listed, ha="center", va="center", fontsize=8.5, color="#444444")
     if column < 4:
         ends = (x + 2.18, y + 0.65), (x + 1.82, y + 0.65)
         ax.annotate("", *ends, arrowprops=dict(arrowstyle="->"))
 ax.set(xlim=(-0.1, 10.75), ylim=(-3.6, 1.4))
-ax.set_title("The way through the course, row by row; dashed: planned")
+ax.set_title("The way through the course, row by row; dashed boxes are planned")
 ax.axis("off")
 figure(
     fig,
     alt="The plan of the course in fifteen boxes, in order: "
     + ", ".join(f"{what} (lessons {numbers})" for what, numbers, _ in PLAN)
-    + ". A full frame means that the lesson is here, a dashed one that it is planned.",
+    + ". A full frame means that a lesson of the box is here, a dashed one that it is planned.",
 )
 
 # %% [markdown]
@@ -763,8 +767,8 @@ display(Markdown("\n".join(lines)))
 #
 # <details><summary>Answer</summary>
 #
-# The weights are one of six numbers that training keeps for each parameter. With the exact
-# weight, two gradients and Adam's two averages it is 20 bytes, ten times 2.
+# The 2-byte weight is one of six numbers that training keeps for each parameter. With the accurate
+# weight, two gradients and Adam's two averages there are 20 bytes, ten times 2.
 #
 # </details>
 #
@@ -773,8 +777,8 @@ display(Markdown("\n".join(lines)))
 # <details><summary>Answer</summary>
 #
 # That is what the lists at the layer boundaries would take if all 1920 sequences of a batch went
-# through the model at once. They went one after another, with the gradients added up; one
-# sequence takes 8.8 GB, and those are spread over the GPUs of a replica.
+# through the model at once. They went one after another, with the gradients added up; one sequence
+# takes 8.8 GB, and each of the 35 stages keeps only the part of its own layers.
 #
 # </details>
 #
@@ -782,8 +786,8 @@ display(Markdown("\n".join(lines)))
 #
 # <details><summary>Answer</summary>
 #
-# No. Each GPU would hold one layer, and the training state of one layer is about 101 GB. A
-# pipeline can't cut finer than a layer. For that one needs slices.
+# No. Each GPU would hold one layer, and the training state of one layer is about 101 GB. A pipeline
+# cannot cut finer than a layer. That takes slices.
 #
 # </details>
 #
@@ -791,8 +795,9 @@ display(Markdown("\n".join(lines)))
 #
 # <details><summary>Answer</summary>
 #
-# They differ by 8, which is $t$: the same slice, the next replica, the same stage, and the next
-# node. They hold the same parameters and meet at the end of the step, to add up gradients.
+# They share only the stage. They differ by 8, which is $t$: the same slice, but the next replica
+# and the next node. They hold the same parameters and meet at the end of the step, to add up
+# gradients.
 #
 # </details>
 #
@@ -800,9 +805,9 @@ display(Markdown("\n".join(lines)))
 #
 # <details><summary>Answer</summary>
 #
-# They count other things. 45.6 days are derived: the 65 613 steps with the full batch, at 60.1 s
-# each, on 2240 GPUs, without a pause. Three months is what the job took with the growing batch at
-# the start and everything that was not published.
+# They count different things. The 45.6 days are derived: the 65 613 steps with the full batch, at
+# 60.1 s each, on 2240 GPUs, without a pause. Three months is what the job took with the growing
+# batch at the start and everything that was not published.
 #
 # </details>
 
@@ -813,4 +818,4 @@ assert round(state_per_gpu(1, L) / 1e9) == 101 and round(2 * P / 1e12, 2) == 1.0
 # %% [markdown]
 # ## Exercises
 #
-# You now have all that is needed for the first question which anyone asks before a large job.
+# You now have all that it takes to answer the first question before any large job.
