@@ -7,15 +7,16 @@
 # %% [markdown]
 # # Causal attention, backwards
 #
-# Forward is given: weights are the softmax of scaled, masked scores, and the result is
-# `weights @ v`. Backward starts from `grad`, the gradient of the loss in the result, and finds the
-# gradients in `q`, `k` and `v`. Write it without autograd.
+# The forward pass is given: the weights are the softmax of scaled, masked scores, and the result is
+# `weights @ v`. The backward pass starts from `grad`, the gradient of the loss with respect to the
+# result, and finds the gradients with respect to `q`, `k` and `v`. Write it without autograd.
 #
-# All tensors may have any axes in front, `[..., s, d]`: one head, or every head of a batch at once.
+# All tensors have the shape `[..., s, d]`, with any axes in front: one head, or every head of a
+# batch at once.
 #
 # **Target:** for `q = 1, 1, 1`, `k = 0, ln 2, ln 5`, `v = 0, 4, 8` and `grad = 0, 0, 1` (three
-# tokens, $d = 1$) the last row of the weights is $\frac18, \frac28, \frac58$. The gradient in
-# `v` is that row, the one in `k` is $-0.75, -0.5, 1.25$. In general: what autograd finds.
+# tokens, $d = 1$) the last row of the weights is $\frac18, \frac28, \frac58$. The gradient for `v`
+# is that row, the one for `k` is $-0.75, -0.5, 1.25$. In general: what autograd finds.
 
 # %%
 import math
@@ -35,7 +36,7 @@ def attention(q, k, v):
 def attention_backward(grad, q, k, v, weights):
     """Gradients (grad_q, grad_k, grad_v), each [..., s, d].
 
-    grad: gradient of the loss in the result, [..., s, d]. q, k, v, weights: as in `attention`.
+    grad: gradient of the loss for the result, [..., s, d]. q, k, v, weights: as in `attention`.
     """
     raise NotImplementedError("go back through weights @ v, the softmax, and q @ k.mT / sqrt(d)")
 
@@ -45,8 +46,8 @@ def attention_backward(grad, q, k, v, weights):
 # a product $C = A B$ the gradients are $dA = dC\, B^T$ and $dB = A^T dC$. Check by shapes.
 
 # %% [markdown] tags=["hint"]
-# The softmax of one row: raising one score raises its own weight and lowers all others of the row.
-# With $w$ the weights of a row and $g$ their gradient, the gradient in score $j$ is
+# Take the softmax of one row: raising one score raises its own weight and lowers all others of the
+# row. With $w$ the weights of a row and $g$ their gradient, the gradient for score $j$ is
 # $w_j\,(g_j - \sum_i g_i w_i)$. The sum runs along the row. Where $w_j = 0$, in the future, nothing
 # arrives: the mask needs no further care.
 
@@ -65,7 +66,14 @@ def attention_backward(grad, q, k, v, weights):
 
 
 # %% tags=["check"]
-from minimtnlg.course.check import expect
+from minimtnlg.course.check import Feedback, expect
+
+
+def _three(answer):
+    """The student's three gradients, or Feedback if the answer isn't three tensors."""
+    if not (isinstance(answer, tuple | list) and len(answer) == 3):
+        raise Feedback("what is returned", "three tensors (grad_q, grad_k, grad_v)", answer)
+    return answer
 
 
 def _compare(student, shape, row=None, seed=1):
@@ -77,15 +85,14 @@ def _compare(student, shape, row=None, seed=1):
     inputs = [x.requires_grad_() for x in (q, k, v)]
     result, weights = attention(*inputs)
     wanted = torch.autograd.grad(result, inputs, grad)
-    got = student(grad, *(x.detach() for x in (q, k, v)), weights.detach())
-    expect(len(got), 3, "the number of gradients")
+    got = _three(student(grad, *(x.detach() for x in (q, k, v)), weights.detach()))
     hints = {
-        "q": "score = q k / sqrt(d): the gradient in q is that of the scores times k",
+        "q": "score = q k / sqrt(d): the gradient for q is that of the scores, times k / sqrt(d)",
         "k": "row i of k takes part in column i of the scores",
         "v": "token j gives its value to every row i with weight weights[i, j]",
     }
     for name, mine, theirs in zip("vkq", reversed(got), reversed(wanted), strict=True):
-        expect(mine, theirs, f"the gradient in {name}, for inputs of shape {shape}", hints[name])
+        expect(mine, theirs, f"the gradient for {name}, with inputs of shape {shape}", hints[name])
 
 
 def three_tokens(student):
@@ -95,12 +102,14 @@ def three_tokens(student):
         for x in ([1, 1, 1], [0, math.log(2), math.log(5)], [0, 4, 8], [0, 0, 1])
     )
     _, weights = attention(q, k, v)
-    grad_q, grad_k, grad_v = student(grad, q, k, v, weights)
+    grad_q, grad_k, grad_v = _three(student(grad, q, k, v, weights))
     look = "the softmax of a row: w * (g - sum of g * w over the row)"
-    expect(grad_v.flatten().tolist(), [1 / 8, 2 / 8, 5 / 8], "the gradient in v", "weights @ v")
-    expect(grad_k.flatten().tolist(), [-0.75, -0.5, 1.25], "the gradient in k", look)
+    back = "result = weights @ v: for C = A B, the gradient for B is A transposed times that for C"
+    expect(grad_v.flatten().tolist(), [1 / 8, 2 / 8, 5 / 8], "the gradient for v", back)
+    expect(grad_k.flatten().tolist(), [-0.75, -0.5, 1.25], "the gradient for k", look)
     last = -0.5 * math.log(2) + 1.25 * math.log(5)
-    expect(grad_q.flatten().tolist(), [0.0, 0.0, last], "the gradient in q", look)
+    look = "scores = q @ k.mT: the gradient for q is that of the scores times k"
+    expect(grad_q.flatten().tolist(), [0.0, 0.0, last], "the gradient for q", look)
 
 
 def as_autograd(student):

@@ -18,11 +18,11 @@
 # # The model
 #
 # MT-NLG is a function. It takes a row of tokens and says, at each of them, how likely every token
-# of the vocabulary is to come next. All its 530 billion parameters serve that one function, and it
-# fits on a page.
+# of its vocabulary is to come next. The **vocabulary** is the list of all tokens that it knows. All
+# 530 billion parameters serve that one function, and the function fits on a page.
 #
-# This lesson writes the page, in cells of a few lines, and looks at every intermediate result. Then
-# it asks what nobody sees in the finished model: from which random numbers it started.
+# This lesson writes that page in small cells and looks at every intermediate result. Then it asks
+# about something that the finished model no longer shows: the random numbers from which it started.
 
 # %% [markdown]
 # ## Question
@@ -30,9 +30,10 @@
 # Lesson 00 counted 530 billion parameters and called the model a stack of $L$ layers that hand on
 # $h$ numbers for each token. Two things stayed open.
 #
-# **What are these parameters, one by one?** And training has to begin somewhere: all of them are
-# drawn at random. **How wide must the draw be?** The authors of MT-NLG report that a larger
-# variance of the starting weights failed to converge [S3]. We want to see what the width does.
+# **What are these parameters, one by one?** And training has to begin somewhere: before it, nearly
+# all of them are drawn at random. **How wide must the draw be?** The authors of MT-NLG report that
+# training with a larger variance of the starting weights failed to converge [S3]. By *width* we
+# mean the standard deviation, the root of that variance. We want to see what it does.
 
 # %%
 import math
@@ -61,30 +62,33 @@ steps: int = 200  # of each training run
 # %% [markdown]
 # ## Predict
 #
-# 1. A model that knows nothing could give each of $V$ tokens the same probability $1/V$. Its loss
-#    is then $-\ln(1/V) = \ln V$. We draw the weights as MT-NLG did and train nothing. How far above
-#    $\ln V$ does the loss start, in nats? (A nat is what the natural logarithm counts in.)
+# 1. The loss is minus the logarithm of the probability that the model gave to the token that really
+#    came. A model that knows nothing could give each of $V$ tokens the same probability $1/V$; its
+#    loss is $-\ln(1/V) = \ln V$. We draw the weights as MT-NLG did, and do not train. How far above
+#    $\ln V$ is the loss, in nats? (A nat is the unit of the natural logarithm.)
 
 # %%
 predict("loss_above_uniform", None)
 
 # %% [markdown]
-# 2. How many percent of MT-NLG's parameters sit in its layers, and not in its vocabulary?
+# 2. What percentage of MT-NLG's parameters sits in its layers, and not in its tables of tokens and
+#    positions?
 
 # %%
 predict("percent_in_layers", None)
 
 # %% [markdown]
-# 3. A token may look at earlier tokens only. Suppose that we compute its weights over *all* tokens,
-#    with a softmax, and set the weights of later tokens to zero afterwards. The last token of a
-#    sequence changes. Does the result at the first token change?
+# 3. Each token takes a weighted mean over itself and the tokens before it; later ones must not
+#    count. A softmax makes the weights. Suppose that we take the softmax over *all* tokens, and set
+#    the weights of later tokens to zero afterwards. Then we change the last token of a sequence.
+#    Does the result at the first token change?
 
 # %%
 predict("mask_after_softmax_leaks", None, choices=["it changes", "it stays the same"])
 
 # %% [markdown]
-# 4. We draw all starting weights ten times as wide as MT-NLG's rule says, and train a small model
-#    for 200 steps. Compared with the same model drawn by the rule, it ...
+# 4. We draw all starting weights of a small model ten times as wide as MT-NLG's rule says, and
+#    train it for 200 steps. Compared with the same model drawn by the rule, it ...
 
 # %%
 predict("ten_times_as_wide", None, choices=["diverges", "lags behind", "catches up"])
@@ -92,25 +96,18 @@ predict("ten_times_as_wide", None, choices=["diverges", "lags behind", "catches 
 # %% [markdown]
 # ## Trouble
 #
-# Let the model be a black box for a moment: token numbers in, and out comes one number for each
-# word of the vocabulary, the **logits**. A softmax turns logits into probabilities.
+# Let the model be a black box for a moment. The numbers of tokens go in. At each of them, one
+# number for each token of the vocabulary comes out; these are the **logits**. A softmax turns
+# logits into probabilities.
 #
-# The **loss** is minus the logarithm of the probability that the model gave to the token which
-# really came. We draw all weights from $N(0, 1)$, a natural first try and PyTorch's own default for
-# embeddings, and feed random tokens.
+# The **loss** is minus the logarithm of the probability that the model gave to the token that
+# really came, averaged over all tokens. We draw all matrices from $N(0, 1)$, the normal
+# distribution of variance 1. It is a natural first try, and PyTorch's own default for embeddings.
+# The tokens are random too. `GPT` is the package's model; models of this kind are called GPT after
+# the first of them.
 
 # %%
 config = Model(layers=4, hidden=64, heads=4, seq=64, vocab=1024)
-
-
-def drawn(config, times, seed):
-    """An untrained GPT whose starting weights are `times` as wide as the rule says."""
-    model = GPT(config, seed=seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:  # matrices; biases start at 0 and LayerNorms at 1
-                weight *= times
-    return model
 
 
 def start_loss(model, seed):
@@ -122,14 +119,20 @@ def start_loss(model, seed):
         return model.loss(Batch(tokens, labels, torch.ones(shape))).item() / tokens.numel()
 
 
-first_try = start_loss(drawn(config, 1 / config.init_std, seed), seed)
+model = GPT(config, seed=seed)
+source = torch.Generator().manual_seed(seed)
+with torch.no_grad():
+    for weight in model.parameters():
+        if weight.dim() == 2:  # matrices; biases start at 0 and LayerNorms at 1
+            weight.normal_(generator=source)
+first_try = start_loss(model, seed)
 print(f"weights from N(0, 1)       {first_try:6.2f} nats")
 print(f"the same chance for all    {math.log(config.vocab):6.2f} nats")
 assert first_try > 2 * math.log(config.vocab)
 
 # %% [markdown]
-# The untrained model does far worse than one that knows nothing. It has opinions, strong ones, and
-# they are noise. Before it can learn anything it must unlearn them.
+# The untrained model does far worse than one that knows nothing. It has strong opinions, and they
+# are noise. Before it can learn anything, it must unlearn them.
 #
 # So the width of the draw matters. To see how, we have to open the box.
 
@@ -139,8 +142,10 @@ assert first_try > 2 * math.log(config.vocab)
 # ### One stream, and layers that add to it
 #
 # The **residual stream** is a table with one row of $h$ numbers for each token. The embedding
-# writes it first. Then every layer reads it twice and *adds* what it computed; nothing is ever
-# overwritten. At the end the stream is compared with every word of the vocabulary.
+# writes it first. Then every layer reads it twice, and each time *adds* what it computed; nothing
+# is ever overwritten. At the end the stream is compared with every token of the vocabulary.
+#
+# The picture gives shapes in brackets, for $b$ sequences of $s$ tokens.
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 3.4))
@@ -183,19 +188,20 @@ figure(
 # The parts, with their sizes:
 #
 # - **Embedding**: a matrix of $V \times h$, one row for each token of the vocabulary. **Position**:
-#   one row for each of $s$ places. Their sum starts the stream. The embedding serves a second time
-#   at the end: a logit is the inner product of a token's stream with one row of the embedding.
+#   one row for each of $s$ places. The sum of the two starts the stream. The embedding is used
+#   again at the end: a logit is the inner product of a token's stream with one row of the
+#   embedding.
 # - **LayerNorm** takes the $h$ numbers of one token, subtracts their mean and divides by their
-#   standard deviation. What it hands on has mean square 1, however wide the stream is. Then it
-#   scales and shifts each number: $2h$ parameters.
+#   standard deviation. The result has mean square 1, however wide the stream is. Then it scales and
+#   shifts each of the numbers: $2h$ parameters, which start at 1 and 0.
 # - **Attention** has two matrices: $h \times 3h$ and $h \times h$. It is the only part in which
 #   tokens meet.
-# - **MLP** has two matrices, $h \times 4h$ and $4h \times h$, with a bent line between them (GeLU)
-#   that lets positive numbers through and holds negative ones back.
+# - **MLP** (multi-layer perceptron) has two matrices, $h \times 4h$ and $4h \times h$. Between them
+#   stands the function GeLU, which lets positive numbers through and holds negative ones back.
 #
-# The matrices of attention and MLP have a bias each. By hand, one layer of $h = 4$: attention
-# $48 + 12$ and $16 + 4$, MLP $64 + 16$ and $64 + 4$, two LayerNorms $2 \cdot 8$; together 244. In
-# general, with the final LayerNorm,
+# Each of these four matrices comes with a bias, one number for each of its outputs. By hand, one
+# layer of $h = 4$: attention $48 + 12$ and $16 + 4$, MLP $64 + 16$ and $64 + 4$, two LayerNorms $2
+# \cdot 8$; together 244. In general, with the final LayerNorm,
 #
 # $$P = L\,(12 h^2 + 13 h) + V h + s h + 2 h.$$
 #
@@ -209,13 +215,15 @@ assert by_hand == 244 == 12 * 4**2 + 13 * 4
 # ### Attention looks back
 #
 # In **causal attention** every token makes three lists of numbers: a *query* (what am I looking
-# for), a *key* (what am I), a *value* (what do I tell). Query times key is a *score*: how much one
-# token cares for another. A softmax over the scores of *itself and the earlier tokens* makes
-# weights that sum to 1. The result is the mean of the values with these weights.
+# for?), a *key* (what am I?) and a *value* (what do I tell?). The inner product of one token's
+# query with another's key is a *score*: how much the one cares about the other. A softmax over the
+# scores of *itself and the earlier tokens* makes weights that sum to 1. The result is the mean of
+# the values with these weights.
 #
 # By hand, three tokens with values 0, 4, 8. Let the scores of the second be $0, \ln 3$ and those of
-# the third $0, \ln 2, \ln 5$. A softmax divides the exponentials by their sum: weights
-# $\frac14, \frac34$ and $\frac18, \frac28, \frac58$. The means are $0$, $3$ and $6$.
+# the third $0, \ln 2, \ln 5$. The exponentials are $1, 3$ and $1, 2, 5$; a softmax divides them by
+# their sum. The weights are $\frac14, \frac34$ and $\frac18, \frac28, \frac58$, and the means $0$,
+# $3$ and $6$.
 #
 # The future is kept out by the score $-\infty$, whose exponential is 0.
 
@@ -232,24 +240,26 @@ print("means of 0, 4, 8:", (weights @ torch.tensor([0.0, 4, 8]).double()).numpy(
 #
 # $$\text{result} = \text{softmax}\left(\frac{q k^T}{\sqrt{h/a}} + \text{mask}\right) v,$$
 #
-# where the mask is 0 for the past and $-\infty$ for the future. A score is a sum of $h/a$ products;
-# the root keeps it from growing with their number.
+# where the mask is 0 for the token itself and the past, and $-\infty$ for the future. A score is a
+# sum of $h/a$ products; dividing by the root keeps it from growing with their number.
 #
 # ### An opinion without knowledge costs
 #
-# Now the width. Take a vocabulary of two words with logits $+1$ and $-1$, and let both words be
-# equally likely. The loss is $\ln(e + e^{-1})$ minus the logit of the word that came, which is 0 on
-# average. That is $1.127$, and $\ln 2$ is $0.693$: the two opinions cost $0.434$.
+# Now the width. Take a vocabulary of two tokens with logits $+1$ and $-1$, and let both be equally
+# likely to come. The loss is $\ln(e + e^{-1})$ minus the logit of the token that came, which is 0
+# on average. That is $1.127$, and $\ln 2$ is $0.693$: the two opinions cost $0.434$.
 #
-# For many words there is a formula. At the start each logit is a sum over $h$ numbers of the
-# normalised stream, whose mean square is 1, times weights from $N(0, \sigma^2)$. So logits are
-# $N(0, h \sigma^2)$. The mean of $e^z$ for $z$ from $N(0, h\sigma^2)$ is $e^{h\sigma^2/2}$, and
+# For many tokens there is a formula. At the start each logit is a sum of $h$ products: numbers of
+# the normalised stream, whose mean square is 1, times weights from $N(0, \sigma^2)$. So the logits
+# are about $N(0, h \sigma^2)$. For $z$ from this distribution the mean of $e^z$ is
+# $e^{h\sigma^2/2}$. The softmax divides by the sum of $V$ such numbers, and the logit of the token
+# that came is again 0 on average:
 #
 # $$\text{loss at the start} \approx \ln\left(V e^{h\sigma^2/2}\right) - 0 = \ln V + \frac{h
 # \sigma^2}{2}.$$
 #
-# MT-NLG's **initial variance** is $\sigma^2 = 1/(3h)$ [S3]. It shrinks with $h$ just so that the
-# excess is the same at every size: $\frac12 \cdot \frac13 = \frac16$.
+# MT-NLG's **initial variance** is $\sigma^2 = 1/(3h)$ [S3]. It shrinks with $h$ in just such a way
+# that the excess is the same at every size: $\frac12 \cdot \frac13 = \frac16$.
 
 # %%
 two_words = math.log(math.e + 1 / math.e)
@@ -261,9 +271,10 @@ assert (round(two_words, 3), round(two_words - math.log(2), 3)) == (1.127, 0.434
 #
 # ### From bytes to logits
 #
-# Tokens come in lesson 03. Here a token is a byte of Python's own documentation, so $V = 256$. We
-# take a tiny shape whose sizes all differ, and the package's random weights in 64 bits, so that we
-# can compare digits later. Only the numbers are taken; what happens with them we write ourselves.
+# Real tokens come in lesson 03. Here a token is a byte of Python's own documentation, so $V = 256$.
+# We choose a tiny model whose sizes all differ, and take the package's random weights, in 64 bits,
+# so that we can compare digits later. We take only these numbers; what happens to them we write
+# ourselves.
 #
 # $b$ sequences go through the model at once, here two.
 
@@ -279,7 +290,7 @@ print(repr(text.encode()[1000:1012]))
 print("tokens [b, s]", tuple(tokens.shape), tokens[0].tolist())
 
 # %% [markdown]
-# The names of one layer's parameters, and their shapes. PyTorch keeps a matrix as outputs
+# These are all the parameters of a model, with one of its layers. PyTorch keeps a matrix as outputs
 # $\times$ inputs.
 
 # %%
@@ -288,15 +299,15 @@ for name, weight in w.items():
         print(f"{name:<32}{str(tuple(weight.shape)):>11}{weight.numel():>8}")
 
 # %% [markdown]
-# The embedding starts the stream. From here on the sequence comes first: `[s, b, h]`. Much later,
-# when sequences are cut among GPUs, the first axis is the one that is easy to cut.
+# The embedding starts the stream. From here on the axis of the sequence comes first: `[s, b, h]`.
+# Much later, sequences will be cut among GPUs, and the first axis is the one that is easy to cut.
 
 # %%
 x = w["embedding.weight"][tokens.T] + w["position.weight"][:, None]
 print("stream [s, b, h]", tuple(x.shape))
 
 # %% [markdown]
-# LayerNorm and a matrix with its bias, the two things that every part uses.
+# LayerNorm, and a matrix with its bias: every part uses these two.
 
 # %%
 def norm(x, w, name):
@@ -346,8 +357,9 @@ print("weights [b, a, s, s]", tuple(weights.shape))
 print(weights[0, 0, :4, :4].numpy(force=True).round(2))
 
 # %% [markdown]
-# The mean of the values, heads side by side again, the output matrix; and then the sum that gives
-# the residual stream its name.
+# Then the mean of the values, the heads side by side again, and the output matrix. What attention
+# and MLP return is only *added* to the stream. What they must supply is the rest, the residual,
+# hence the name.
 
 # %%
 def attention(x, w, block, heads):
@@ -369,7 +381,7 @@ x = x + mlp(x, w, "blocks.0")
 print("stream after layer 0 [s, b, h]", tuple(x.shape))
 
 # %% [markdown]
-# That was a layer. The whole model is this, $L$ times, between the two uses of the embedding.
+# That was one layer. The whole model is $L$ of them, between the two uses of the embedding.
 
 # %%
 def gpt(tokens, w, config):
@@ -393,17 +405,28 @@ loss = -chances.gather(-1, labels.T[..., None]).log().mean()
 print(f"loss {loss:.4f}, ln V {math.log(256):.4f}")
 
 # %% [markdown]
-# Twelve tokens are few, so this one number is mostly chance. What is the loss at the start really?
+# Two sequences of twelve tokens are few, so this number is mostly chance. What is the loss at the
+# start really?
 #
 # ### The loss at the start
 #
-# We take the model of *Trouble*, draw it five times by the rule, and show it many tokens. `draw` of
-# the package is the rule.
+# We take the model of *Trouble*, draw it five times by the rule, and show it many tokens. The rule
+# is the package's `draw`:
 
 # %%
 show(draw)
 
 # %% tags=["predict"]
+def drawn(config, times, seed):
+    """An untrained GPT whose starting weights are `times` as wide as the rule says."""
+    model = GPT(config, seed=seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:  # matrices; biases start at 0 and LayerNorms at 1
+                weight *= times
+    return model
+
+
 uniform = math.log(config.vocab)
 losses = [start_loss(drawn(config, 1, i), i) for i in range(seed, seed + 5)]
 print("loss at the start:", "  ".join(f"{x:.3f}" for x in losses))
@@ -413,8 +436,8 @@ assert abs(above - 1 / 6) < 0.03
 measured("loss_above_uniform", above, unit="nats", tell="The formula says 1/6 = 0.167 at any size.")
 
 # %% [markdown]
-# The five draws scatter closely around the formula. This makes a good check of any new training
-# code: a start far from $\ln V + \frac16$ means that something is drawn wrongly.
+# The five draws lie close around the formula. This is a good check of any new training code: if it
+# starts far from $\ln V + \frac16$, something was drawn wrongly.
 #
 # And other widths? We draw everything up to 16 times as wide.
 
@@ -447,17 +470,19 @@ figure(
 )
 
 # %% [markdown]
-# Each circle is one draw. The curve holds as long as many words share the sum of the exponentials.
-# Right of the dotted line a single largest logit rules it; then the loss grows only as fast as that
-# logit, which is in proportion to the width and not to its square.
+# Each circle is one draw. The curve holds as long as many tokens share the sum of the exponentials.
+# The mean of $e^z$ comes from logits near $h\sigma^2$, and the largest of $V$ draws lies near
+# $\sqrt{2 h \sigma^2 \ln V}$. Right of the dotted line the first is larger than the second: no draw
+# gets there, and a single largest logit rules the sum. Then the loss grows only in proportion to
+# the width, not to its square.
 #
 # ### Wider with depth
 #
-# The stream is a sum, and sums of random numbers grow. Each layer adds two results. If each of them
-# has the same variance, $2L$ of them have $2L$ times that variance. So Megatron's recipe divides
-# the variance of the two matrices that write into the stream by $2L$ [S10].
+# The stream is a sum, and sums of random numbers grow. Each layer adds two results. If all have the
+# same variance, the sum of $2L$ of them has $2L$ times that variance. So Megatron divides the
+# variance of the two matrices that write into the stream by $2L$ [S10].
 #
-# We send text through untrained layers, and measure the stream after each.
+# We send text through untrained models, and measure the stream after each layer.
 
 # %%
 def stream_std(layers, times=1.0, divided=True):
@@ -506,21 +531,23 @@ for label, seen in sorted(depths.items()):
     print(f"{label:<27} ends at {seen[-1]:.2f}")
 
 # %% [markdown]
-# With the division, 12, 24 and 48 layers end nearly equally wide. Without it, four times the depth
-# gives about twice the width, the square root that sums of random numbers obey.
+# With the division, models of 12, 24 and 48 layers end nearly equally wide. Without it, four times
+# the depth gives about twice the width: sums of random numbers grow with the square root of their
+# number.
 #
-# Three times as wide weights make the stream about ten times as wide. Each branch holds two
-# matrices in a row, which makes nine; the rest is GeLU, which lets more of wide numbers through.
+# Weights that are three times as wide make the stream about ten times as wide. Each branch holds
+# two matrices in a row, which makes nine. The rest must come from the parts that are not linear,
+# softmax and GeLU.
 #
 # No line explodes. Each branch starts with a LayerNorm, so a wide stream does not make the next
-# branch wider. And the last LayerNorm hides all of it from the loss at the start, which does not
-# notice the depth at all.
+# branch wider. And the last LayerNorm hides all of this from the loss at the start, which depends
+# on neither the depth nor the width of the stream.
 #
 # ### 200 steps
 #
-# Does the start matter after it? We train three small models on bytes of text, alike but for the
-# width of their starting weights, with two seeds each. The optimizer has MT-NLG's settings; the
-# learning rate is that of our preset `nano`, for all. What these settings mean is lesson 04.
+# Does the start still matter later? We train three small models on bytes of text, with two seeds
+# each. They differ only in the width of their starting weights. The optimizer has MT-NLG's
+# settings, and the learning rate is that of our preset `nano`. Lesson 04 explains these settings.
 
 # %%
 small = Model(layers=2, hidden=64, heads=4, seq=64, vocab=256)
@@ -592,21 +619,23 @@ assert round(preset("mtnlg-530b").model.parameters() / small.parameters() / 1e6,
 measured("ten_times_as_wide", outcome, tell="It spends its first steps on unlearning noise.")
 
 # %% [markdown]
-# Wide weights start with a large debt and pay it back, but in 200 steps not all of it. Narrow ones
-# start without debt, near $\ln V$, and yet they fall behind as well. A branch is a product of two
-# matrices; while both are nearly zero, moving either of them changes little.
+# Wide weights start with a large debt, and do not pay all of it back in 200 steps. Narrow ones
+# start without debt, near $\ln V$, and yet they fall behind as well. A likely reason: each branch
+# multiplies by two matrices in a row. While both are nearly zero, moving either of them changes
+# little.
 #
-# What this does **not** show is a failure to converge, which MT-NLG's authors met with larger
-# variance [S3]. Here every run goes down. Our model is 4.4 million times smaller and sees 200
-# steps. At this size a bad start costs time and no more than that; we cannot show you the rest.
+# What this does **not** show is a failure to converge, which MT-NLG's authors met with a larger
+# variance [S3]. Here the loss of every run falls. Our model is 4.4 million times smaller and sees
+# only 200 steps. At this size a bad start costs time, and no more; the rest we cannot show.
 #
 # ### Attention, seen
 #
-# One of these models has learned a little. We look at the weights of its first layer for a short
-# sentence, with the functions from above. Row: the byte that looks. Column: the byte looked at.
+# One of these models, drawn by the rule, has learned a little. We look at the attention weights of
+# its first layer for a short sentence, with the functions from above. A row is the byte that looks,
+# a column the byte that it looks at.
 
 # %%
-sentence = "the value of the name is"
+sentence = "the value of a name"
 letters = torch.tensor([list(sentence.encode())])
 
 
@@ -629,10 +658,10 @@ for line, (state, weights) in zip(axes, seen.items(), strict=True):
         image = ax.imshow(weights[head], cmap="Greys", vmin=0, vmax=0.5)
         ax.set_title(f"{state}, head {head}", fontsize=10.5)
         for ticks in (ax.set_xticks, ax.set_yticks):
-            ticks(range(len(sentence)), sentence.replace(" ", "·"), fontsize=7)
+            ticks(range(len(sentence)), sentence.replace(" ", "·"), fontsize=8)
         ax.tick_params(length=0)
         ax.grid(False)
-fig.suptitle("No byte sees the future; training gives each head a taste", x=0.06, ha="left")
+fig.suptitle("No byte sees the future; trained heads each pick other bytes", x=0.06, ha="left")
 fig.supxlabel("the byte looked at (a dot is a space)", fontsize=11)
 fig.supylabel("the byte that looks", fontsize=11)
 fig.tight_layout(rect=(0, 0, 0.93, 1), h_pad=1.5)
@@ -651,14 +680,14 @@ for state, weights in seen.items():
     print(f"{state:<8} largest weight of a row, by head:", strongest.numpy().round(2))
 
 # %% [markdown]
-# All above the diagonal is exactly zero, and every row sums to 1. The drawn model gives each past
-# byte about the same weight: it takes plain means. Training made some bytes count more than others,
-# and differently in each head.
+# Everything above the diagonal is exactly zero, and every row sums to 1. The freshly drawn model
+# gives each past byte about the same weight: it takes plain means. Training made some bytes count
+# more than others, and different ones in each head.
 
 # %% [markdown]
 # ## You might think
 #
-# *It makes no difference when the mask is applied. Compute the softmax over all tokens and set the
+# *It does not matter when the mask is applied. Compute the softmax over all tokens, and set the
 # weights of the future to zero afterwards: they are gone either way.*
 #
 # We try it, and change the last token.
@@ -687,20 +716,21 @@ assert change[look_back] == 0
 measured("mask_after_softmax_leaks", answer, tell="A softmax divides by a sum over all tokens.")
 
 # %% [markdown]
-# The future has left its values out but not its scores: they sit in the sum that the softmax
-# divides by. In training a model can learn to read hints of the answer from there. When it writes
-# text of its own there is no future, and no hint.
+# The values of the future are gone, but its scores are not: they are part of the sum that the
+# softmax divides by. In training a model can learn to read hints of the answer from there. When it
+# writes text of its own, there is no future and no hint.
 #
-# Also the rows no longer sum to 1. Dividing each row by its sum would mend both, and give what the
-# mask inside the softmax gives at once.
+# The rows no longer sum to 1 either. Dividing each row by its sum would mend both, and give exactly
+# what the mask inside the softmax gives at once.
 
 # %% [markdown]
 # ## Proof
 #
-# **Our page is the package's model.** Same weights, same tokens: logits, loss and every gradient,
-# for both of the package's ways to compute attention. `readable` is the formula, shown here; its
-# one addition, dropout, is off when `draw` is `None`. `sdpa` is PyTorch's fused kernel, which never
-# stores the weights. All in 64 bits, where rounding is about $10^{-16}$.
+# **Our page is the package's model.** With the same weights and tokens we compare logits, loss and
+# every gradient, for both of the package's ways to compute attention. `readable` is the formula,
+# shown here; its one addition, dropout, is off in this lesson. `sdpa` is PyTorch's own function,
+# which need not store the attention weights. All is in 64 bits, where rounding errors are about
+# $10^{-16}$.
 
 # %%
 show(readable_core)
@@ -719,8 +749,9 @@ for way in ("readable", "sdpa"):
     assert max(apart) < 1e-12
 
 # %% [markdown]
-# **The gradients are slopes.** Autograd is trusted too easily. For one number of each parameter we
-# move the number a little up and a little down, and divide the change of the loss by the distance.
+# **The gradients are slopes.** Autograd should be checked too. In each tensor of parameters we take
+# one number and move it a little up and a little down. The change of the loss, divided by the
+# distance, is the slope.
 
 # %%
 def slope(name, index, step=1e-5):
@@ -745,8 +776,8 @@ print(f"largest relative difference {worst:.0e}")
 assert worst < 1e-5
 
 # %% [markdown]
-# **Nothing comes from the future.** We change one token after the other, and look at all logits
-# before it, and at those from it on.
+# **Nothing comes from the future.** We change each token in turn, and compare the logits before it
+# and those from it on with what they were.
 
 # %%
 before, after = 0.0, math.inf
@@ -760,7 +791,8 @@ print(f"before the changed token: at most {before}   from it on: at least {after
 assert before == 0 < after
 
 # %% [markdown]
-# Not small: zero. Every later token notices, no earlier one does.
+# The first number is not small but zero. Every later token notices the change, and no earlier one
+# does.
 
 # %% [markdown]
 # ## Cost
@@ -782,7 +814,7 @@ def terms(config):
     }
 
 
-PARTS = {  # how the package's names begin or end
+PARTS = {  # a piece of the package's names for it
     "attention, h to 3h": "attention.qkv.",
     "attention, h to h": "attention.out.",
     "MLP, h to 4h": "mlp.up.",
@@ -804,15 +836,15 @@ print(f"{'together':<20}{sum(counted.values()):>12,}{nano.parameters():>12,}")
 assert counted == terms(nano) and sum(counted.values()) == nano.parameters()
 
 # %% [markdown]
-# The tied embedding is counted once, though it is used twice: it is one matrix, and it receives the
-# sum of two gradients.
+# The embedding is counted once, though it is used twice: it is one matrix, and it receives the sum
+# of two gradients. It is called *tied*.
 
 # %% [markdown]
 # ## MT-NLG
 #
-# The same terms at 105 layers, $h = 20480$ and 128 heads [S1, S3]. Its vocabulary is not published;
-# $V = 51200$ is that of its family of benchmarks [S12], and learned positions are assumed as in
-# [S13]. With them the count is exact.
+# The same terms at 105 layers, $h = 20480$ and 128 heads [S1, S3]. The size of its vocabulary was
+# not published; $V = 51200$ is that of the benchmarks of its family [S12], and learned positions
+# are assumed as in [S13]. With these the count is exact.
 
 # %% tags=["predict"]
 mtnlg = preset("mtnlg-530b").model
@@ -826,7 +858,7 @@ measured(
     "percent_in_layers",
     100 * in_layers / mtnlg.parameters(),
     unit="%",
-    tell="Layers grow with the square of h, the vocabulary with h.",
+    tell="A layer grows with the square of h, the tables only with h.",
 )
 
 # %%
@@ -859,7 +891,7 @@ figure(
 )
 
 # %% [markdown]
-# The width of its starting weights is published as $4.0 \cdot 10^{-3}$, with the rule
+# The width of the starting weights was published as $4.0 \cdot 10^{-3}$, with the rule
 # $\sqrt{1/(3h)}$ beside it [S3].
 
 # %%
@@ -871,14 +903,15 @@ print(f"loss at the start, by the formula: {math.log(mtnlg.vocab) + 1 / 6:.2f} n
 assert f"{exact:.3e}" == "4.034e-03"
 
 # %% [markdown]
-# The published value is the rule, rounded. That the variance of the writing matrices is divided by
-# $2L$ is the habit of the code base [S10]; for MT-NLG itself it is not confirmed.
+# The published value is the rule, rounded. Dividing the variance of the two writing matrices by
+# $2L$ is what the code does by default [S10]; for MT-NLG itself it is not confirmed.
 #
-# No loss at the start was published. The first published one is 3.15, after a billion tokens [S3].
+# No loss at the start was published. The first that was is 3.15 on held-out text, after a billion
+# tokens [S3].
 #
-# Now your rank of lesson 00: its stage holds 3 of the 105 layers, and its slice an eighth of each.
-# That the outputs of the first attention matrix lie head by head now pays: 16 heads are one block
-# of rows.
+# Now back to your rank of lesson 00. Its stage holds 3 of the 105 layers, and its slice an eighth
+# of each. Here it pays that the outputs of the first attention matrix lie head by head: 16 heads
+# are one block of rows.
 
 # %%
 rank = my_rank()
@@ -902,7 +935,7 @@ assert (layers, heads, rows * MTNLG.tp) == (3, 16, 61440)
 # <details><summary>Answer</summary>
 #
 # $12 + 13 = 25$, of which 12 are in matrices: 3 and 1 in attention, 4 and 4 in the MLP. At $h =
-# 20480$ the 13 biases and norms a number hardly count.
+# 20480$ the $13 h$ of biases and norms hardly count beside $12 h^2$.
 #
 # </details>
 #
@@ -910,8 +943,8 @@ assert (layers, heads, rows * MTNLG.tp) == (3, 16, 61440)
 #
 # <details><summary>Answer</summary>
 #
-# $\ln 51200 = 10.84$, so the logits have no spread at all; by the rule you expect $11.01$. Perhaps
-# the embedding was drawn much too narrow, or the output is multiplied by something near zero.
+# No. $\ln 51200 = 10.84$, so the logits have no spread at all; by the rule you expect $11.01$.
+# Perhaps the embedding was drawn far too narrow, or something near zero multiplies the output.
 #
 # </details>
 #
@@ -920,8 +953,8 @@ assert (layers, heads, rows * MTNLG.tp) == (3, 16, 61440)
 #
 # <details><summary>Answer</summary>
 #
-# The parameters stay: the matrices do not know of heads. The weights `[b, a, s, s]` double, since
-# every head keeps its own table of $s \times s$.
+# The parameters stay the same: no matrix changes its shape. The attention weights `[b, a, s, s]`
+# double in number, since every head has its own table of $s \times s$.
 #
 # </details>
 #
@@ -930,7 +963,8 @@ assert (layers, heads, rows * MTNLG.tp) == (3, 16, 61440)
 #
 # <details><summary>Answer</summary>
 #
-# The last LayerNorm divides by the width of the stream. The logits see only its direction.
+# The last LayerNorm divides by the width of the stream. The logits see only the direction of each
+# token's list.
 #
 # </details>
 #
@@ -938,8 +972,8 @@ assert (layers, heads, rows * MTNLG.tp) == (3, 16, 61440)
 #
 # <details><summary>Answer</summary>
 #
-# Twelve, one at each token. The causal mask makes this possible: each of them is computed as if the
-# rest of the sequence had not been written yet.
+# Twelve, one at each token. The causal mask makes this possible: each is computed as if the rest of
+# the sequence had not been written yet.
 #
 # </details>
 
@@ -950,4 +984,4 @@ assert round(math.log(51200), 2) == 10.84 and round(math.log(51200) + 1 / 6, 2) 
 # %% [markdown]
 # ## Exercises
 #
-# Autograd gave us the gradients of attention. Write them yourself, once.
+# Autograd gave us the gradients of attention. Write them once yourself.
