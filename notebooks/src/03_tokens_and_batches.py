@@ -15,20 +15,20 @@
 # %% [markdown]
 # # Tokens and batches
 #
-# A model never sees a letter. It sees whole numbers, in rows of equal length, in an order on which
-# thousands of processes must agree without asking each other.
+# A model never sees a letter. It sees whole numbers, in rows of equal length. Thousands of
+# processes must agree on their order without asking each other.
 #
-# This lesson builds the way from text to that order: a vocabulary, two files, three arrays and one
-# greedy rule. At the end each of them equals the package's, number for number.
+# This lesson builds the way from text to these rows: a vocabulary, two files, three arrays and one
+# greedy rule. At the end we compare each of them with the package's, number for number.
 
 # %% [markdown]
 # ## Question
 #
-# How does a pile of texts become the batch of step 4 711: the same batch on 8 replicas as on 16,
-# with no token wasted and each source in its proportion?
+# How does a pile of texts become the batch of step 4711? It must be the same batch on 8 replicas as
+# on 16, with next to no token wasted and every source in its proportion.
 #
-# The real texts are at hand. Python brings the pages of its own `help()`, and the course's corpus
-# holds a piece of Wikipedia beside Python's documentation and source.
+# Real texts are at hand. Python comes with the pages of its own `help()`. The course's **corpus**,
+# its collection of texts, holds a piece of Wikipedia beside Python's documentation and source.
 
 # %%
 import json
@@ -66,15 +66,17 @@ consumed: int = 100_000_000  # samples before the step of MT-NLG that we look at
 # %% [markdown]
 # ## Predict
 #
-# Type your guesses in place of `None`.
+# Put your guesses in place of `None` and run the cell.
 #
-# 1. We give the pages of `help()` a vocabulary of 256 bytes and 256 learned joins. How many bytes
-#    of text is a token then, on average?
-# 2. We lay these documents in rows, one a row, and fill each row up to the longest. Which share of
-#    all places is filling, in per cent?
+# 1. We begin with the 256 bytes as symbols. Then 256 times we take the two neighbours that stand
+#    together most often, and make one new symbol of them. How many bytes of the pages of `help()`
+#    is a symbol then, on average?
+# 2. We put each of these documents in a row of its own, and fill each row up to the length of the
+#    longest. What percentage of all places is filling?
 # 3. Each of the 1920 sequences of a batch comes from one of 15 data sets, drawn at random by their
-#    weights. Of 20 such batches, how many hold every data set within one sequence of its share?
-# 4. MT-NLG's 339 billion tokens lie in files of 2 bytes a token. How many terabytes are these?
+#    weights. In how many of 20 such batches is every data set within one sequence of its share?
+# 4. Suppose that MT-NLG's 339 billion tokens are stored with 2 bytes each. How many terabytes is
+#    that?
 
 # %%
 predict("bytes_per_token", None)
@@ -86,7 +88,7 @@ predict("terabytes_of_tokens", None)
 # ## Trouble
 #
 # Two simple ways fail at once. The first is to number the *words*. We collect the words of one half
-# of the documents and look for those of the other half.
+# of the documents, and look them up for the other half.
 
 # %%
 first, second = texts[: len(texts) // 2], texts[len(texts) // 2 :]
@@ -98,11 +100,11 @@ print(f"{len(known):,} words have a number; {100 * unknown:.1f} % of the other h
 assert unknown > 0.05
 
 # %% [markdown]
-# A word without a number cannot be read at all. The opposite, numbering the 256 *bytes*, reads
-# everything, but then a sequence of 2048 numbers is less than a page.
+# A word without a number cannot be read at all. Numbering the 256 *bytes* instead reads everything,
+# but then a sequence of 2048 numbers is less than a page.
 #
 # The second simple way is to give each document a row of the batch. A batch is a rectangle, so the
-# shorter documents are filled up with a number that means nothing.
+# shorter documents must be filled up with a number that means nothing.
 
 # %% tags=["predict"]
 lengths = np.array([len(text.encode()) for text in texts])
@@ -111,38 +113,39 @@ measured(
     "places_filled_up",
     100 * filled_up,
     unit="%",
-    tell=f"The longest document has {lengths.max():,} bytes, half of them have at most "
+    tell=f"The longest document has {lengths.max():,} bytes; half of them have at most "
     f"{int(np.median(lengths)):,}.",
 )
 
 # %% [markdown]
-# The GPUs would spend that share of their time on nothing. And the longest document still does not
-# fit into a model whose sequences end at 2048.
+# The GPUs would waste that share of their time. And the longest document would still not fit into a
+# model whose sequences end at 2048.
 
 # %% [markdown]
 # ## Idea
 #
-# **Tokens.** Begin with bytes, and join what often stands together. Take four words and how often
-# each occurs:
+# **Tokens.** Begin with bytes, and join what often stands together. Take four words that occur so
+# often:
 #
 # `tea` 4 times, `team` 2 times, `tease` 3 times, `eat` 2 times.
 #
-# Count neighbours. `e a` stands in all four words, 4 + 2 + 3 + 2 = 11 times. `t e` stands in three
-# of them, 9 times. So `ea` becomes one symbol. In the words `t ea`, `t ea m`, `t ea s e`, `ea t`
-# the most frequent pair is now `t ea`, 9 times: the second join makes `tea`.
+# Count the pairs of neighbours. `e a` stands in all four words, 4 + 2 + 3 + 2 = 11 times. `t e`
+# stands in three of them, 9 times. So `ea` becomes one symbol. Now the words are `t ea`, `t ea m`,
+# `t ea s e` and `ea t`. The most frequent pair is `t ea`, 9 times: the second join makes `tea`.
 #
 # The third join has a tie: `tea s` and `s e` both occur 3 times. A rule must decide, or two
-# machines make two vocabularies. Ours, and the library's: of pairs that are equally frequent, the
-# one whose left symbol has the lower number, then the one whose right symbol has. The single
-# letters are numbered first, in their order, the joins afterwards; so `s e` wins over `tea s`.
+# machines would make two vocabularies. Our rule is that of the library we compare with. Of equally
+# frequent pairs, take the one whose left symbol has the lower number; if the left symbols are
+# equal, look at the right ones. The single letters are numbered first, in their order, and the
+# joins after them. So `s e` wins over `tea s`.
 #
-# This is **byte-pair encoding**. It cannot meet an unknown word, since every byte is a symbol; and
-# a frequent word costs one token.
+# This is **byte-pair encoding**. No word is unknown to it, since every byte is a symbol, and a
+# frequent word costs only one token.
 
 # %% [markdown]
 # **Batches.** Lay the documents end to end and cut the row every $s$ tokens, wherever a document
-# happens to end. That is **packing**. Below are five documents of 5, 3, 9, 2 and 6 tokens; the last
-# token of each is a mark, *end of document*, so that the model sees the seam.
+# happens to end. That is **packing**. Below are five documents of 5, 3, 9, 2 and 6 tokens. The last
+# token of each is a mark, *end of document*, so that the model can see the seam.
 
 # %%
 sizes, s = [5, 3, 9, 2, 6], 4
@@ -183,30 +186,31 @@ figure(
 )
 
 # %% [markdown]
-# A sample holds $s + 1$ tokens: $s$ inputs, and the same shifted by one as the answers. So it
-# begins with the last token of its neighbour, and sample $i$ is the tokens from $i s$ to $i s + s$
-# of the row. A row of $N$ tokens gives $\lfloor (N - 1) / s \rfloor$ samples; here $\lfloor 24 / 4
-# \rfloor = 6$.
+# A **sample** is one sequence with its answers. It holds $s + 1$ tokens: the first $s$ are the
+# inputs, the last $s$ are the answers, the next token at each place. So a sample begins with the
+# last token of the one before, and sample $i$ is the tokens from $i s$ to $i s + s$ of the row. A
+# row of $N$ tokens gives $\lfloor (N - 1) / s \rfloor$ samples; here $\lfloor 24 / 4 \rfloor = 6$.
 #
-# Three arrays say which tokens are meant, without moving one of them.
+# Three arrays say which tokens belong to which sample, without moving a single token.
 #
-# - The **document index** is the row: the numbers of the documents, in an order drawn at random.
+# - The **document index** describes the row: it lists the numbers of the documents, in an order
+#   drawn at random.
 # - The **sample index** says where each sample begins: at which place of the document index, and at
-#   which token in there. In the picture sample 1 begins in document 0 at token 4.
-# - The **shuffle index** is the order in which the samples are read, drawn at random too, since
-#   neighbours in the row come from the same document.
+#   which token of that document. In the picture, sample 1 begins in document 0 at token 4.
+# - The **shuffle index** is the order in which the samples are read. It is drawn at random too,
+#   since neighbours in the row often come from the same document.
 
 # %% [markdown]
-# **Sources.** Wikipedia shall give half of the samples, books 0.3, code 0.2. Which source gives
+# **Sources.** Let Wikipedia give 0.5 of the samples, books 0.3 and code 0.2. Which source gives
 # sample $i$? The one farthest behind its share. After $i$ samples source $k$ should have given $w_k
-# i$ and has given $n_k$, so the next comes from
+# i$ and has given $n_k$, so the next sample comes from
 #
 # $$\arg\max_k \; \left( w_k \max(i, 1) - n_k \right),$$
 #
-# in a tie from the source that stands first [S9]. By hand: at $i = 0$ the errors are 0.5, 0.3 and
-# 0.2, so Wikipedia. At $i = 1$ they are $0.5 - 1 = -0.5$, 0.3 and 0.2, so books. At $i = 2$ they
-# are $1 - 1 = 0$, $0.6 - 1 = -0.4$ and 0.4, so code. This greedy rule is the **blend**. No chance
-# is in it.
+# and in a tie from the source that stands first [S9]. The $\max$ matters at $i = 0$ only: without
+# it all would be equal there. By hand: at $i = 0$ the errors are 0.5, 0.3 and 0.2, so Wikipedia. At
+# $i = 1$ they are $0.5 - 1 = -0.5$, 0.3 and 0.2, so books. At $i = 2$ they are $1 - 1 = 0$, $0.6 -
+# 1 = -0.4$ and 0.4, so code. This greedy rule makes the **blend**. Nothing in it is left to chance.
 
 # %% [markdown]
 # ## Code
@@ -214,9 +218,9 @@ figure(
 # ### A vocabulary in forty lines
 #
 # The library calls joins *merges*. They never cross the border of a word, so we first cut the text
-# into words and count equal ones. The cutting, and GPT-2's way to write each byte as one printable
-# sign, are taken from the library: both sides must begin with the same symbols. A space is written
-# Ġ, a new line Ċ.
+# into words and count equal ones. We take two things from the library, so that both sides begin
+# with the same symbols: the cutting, and GPT-2's way of writing each byte as one printable sign. A
+# space is written Ġ, a new line Ċ.
 
 # %%
 cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -281,8 +285,8 @@ print(small)
 assert small == [("e", "a"), ("t", "ea"), ("s", "e")]
 
 # %% [markdown]
-# Now the pages of `help()`, by our forty lines and by the `tokenizers` library, which is written in
-# Rust and used in practice.
+# Now the pages of `help()`: our forty lines against the `tokenizers` library, which is written in
+# Rust and used in practice. Ours take a while.
 
 # %%
 begin = time.perf_counter()
@@ -305,8 +309,8 @@ print(f"all {merges} joins equal: {order == learned}; {ours:.1f} s against {thei
 assert order == learned and number == library.get_vocab()
 
 # %% [markdown]
-# All joins are the same, in the same order, with the same numbers. The library is much faster
-# because it updates the counts of the few words that a join changes; we count everything again.
+# All joins are the same, in the same order, with the same numbers. The library is much faster: it
+# updates only the counts that a join changes, where we count everything again.
 #
 # What do the joins buy?
 
@@ -351,7 +355,7 @@ figure(
 # ### Two files
 #
 # Tokens are made once and read for months. Megatron's format is two files. `.bin` holds nothing but
-# tokens, 2 bytes each as long as the vocabulary is below 65 500. `.idx` says where each sequence
+# tokens, 2 bytes each if the vocabulary is smaller than 65 500. `.idx` says where each sequence
 # begins.
 #
 # We write three small documents with the package and look at each byte.
@@ -367,19 +371,19 @@ print(len(raw), "bytes of tiny.bin:", raw.hex(" ", 2))
 
 # %% [markdown]
 # 300 is 1 × 256 + 44, in hexadecimal 01 2c. The file says `2c01`: the low byte comes first, which
-# is called little-endian. Now the index, read by hand with `struct`: a size in bytes and a letter
-# for the type of each field is all that one needs to know.
+# is called little-endian. Now the index, read by hand with `struct`. All that it needs is a letter
+# for the type of each field; the type says how many bytes the field has.
 
 # %%
 n = len(documents)
-layout = [("magic", "9s"), ("version", "Q"), ("type of a token: 8 is uint16", "B")]
-layout += [("sequences", "Q"), ("documents + 1", "Q")]
-layout += [(f"length of sequence {i}, tokens", "i") for i in range(n)]
-layout += [(f"begin of sequence {i}, bytes", "q") for i in range(n)]
-layout += [(f"first sequence of document {i}", "q") for i in range(n)] + [("their end", "q")]
+fields = [("magic", "9s"), ("version", "Q"), ("type of a token: 8 is uint16", "B")]
+fields += [("sequences", "Q"), ("documents + 1", "Q")]
+fields += [(f"length of sequence {i}, tokens", "i") for i in range(n)]
+fields += [(f"start of sequence {i}, bytes", "q") for i in range(n)]
+fields += [(f"first sequence of document {i}", "q") for i in range(n)] + [("their end", "q")]
 
 raw, at, values = Path("tiny.idx").read_bytes(), 0, []
-for name, kind in layout:
+for name, kind in fields:
     size = struct.calcsize("<" + kind)
     values += struct.unpack("<" + kind, raw[at : at + size])
     print(f"byte {at:3}   {raw[at : at + size].hex(' '):<26}   {name:<31} {values[-1]}")
@@ -390,10 +394,11 @@ assert at == len(raw) == 34 + 12 * n + 8 * (n + 1)
 # That is the whole format: 34 bytes of header, then 12 bytes a sequence and 8 a document. Megatron
 # lets a document have several sequences; for a GPT each document is one.
 #
-# **Memory-mapped.** Nobody *loads* such a file. `np.memmap` asks the operating system (its call is
-# `mmap`) to pretend that the file stands in memory. Opening reads nothing. Only when the program
-# touches a token does the system fetch the page around it, 4096 bytes as a rule, and keep it as
-# long as there is room. Eight processes of one machine that map the same file share these pages.
+# **Memory-mapped.** Nobody *loads* such a file. `np.memmap` asks the operating system, by a call
+# named `mmap`, to pretend that the file is in memory. Opening reads nothing. Only when the program
+# touches a token does the system fetch the page around it, usually 4096 bytes, and it keeps the
+# page as long as there is room. Eight processes of one machine that map the same file share these
+# pages.
 
 # %%
 mapped = np.memmap("tiny.bin", dtype="<u2", mode="r")
@@ -402,9 +407,9 @@ print("sequence 2:", mapped[begin // 2 : begin // 2 + length])
 assert mapped[begin // 2 : begin // 2 + length].tolist() == documents[2]
 
 # %% [markdown]
-# To see that opening reads nothing, we map a file as large as all of MT-NLG's tokens, on this
-# machine. It is full of zeros that take no room on the disk: an empty file of which we only said
-# how long it is.
+# To see that opening reads nothing, we map a file as large as all of MT-NLG's tokens, here on this
+# machine. It is a file of which we set the length and wrote nothing. It reads as zeros, which take
+# no room on the disk.
 
 # %%
 tokens_of_mtnlg = 339_000_000_000  # [S3]; its table adds up to 338.6 billion
@@ -425,7 +430,7 @@ Path("huge.bin").unlink(missing_ok=True)
 # ### Packing by hand
 #
 # The five documents of the picture go into a file. Token $10 (d + 1) + k$ is token $k$ of document
-# $d$, so that each token tells where it comes from; 0 marks the end of a document.
+# $d$, so that each token shows where it comes from; 0 marks the end of a document.
 
 # %%
 with Writer("five", vocab=100) as writer:
@@ -441,8 +446,8 @@ print("document index", document_index)
 print("row           ", row)
 
 # %% [markdown]
-# The row above is made for our eyes. The real one is never made: it would be a second copy of the
-# data. We walk along the documents and note, every $s$ tokens, where we are.
+# We made this row only to look at it. A real one is never made: it would be a second copy of the
+# data. Instead we walk along the documents, and every $s$ tokens we note where we are.
 
 # %%
 def walk(lengths, document_index, s):
@@ -467,8 +472,8 @@ for i, k in enumerate(shuffle_index):
     print(f"drawn as {i}: tokens {at:2} to {at + s:2} of the row  {row[at : at + s + 1]}")
 
 # %% [markdown]
-# The package's `Samples` has the same three arrays. It reads the pieces of a sample from the mapped
-# file, document after document.
+# The package's `Samples` makes the same three arrays. It reads the pieces of a sample from the
+# mapped file, document by document.
 
 # %%
 packed = Samples(five, range(5), samples=None, seq=s, seed=1)
@@ -481,9 +486,9 @@ for i, k in enumerate(shuffle_index):
 show(Samples.__getitem__)
 
 # %% [markdown]
-# One thing is *not* done at a seam: positions and attention are not set back, as in Megatron by
-# default. A token may look into the document before its own. The mark between them is all that the
-# model has to go by, and it learns to.
+# One thing is *not* done at a seam, as in Megatron by default: positions do not start again, and
+# attention is not cut off. A token may look into the document before its own. Only the mark between
+# them tells the model of the seam; it has to learn what the mark means.
 
 # %% [markdown]
 # ### The blend
@@ -506,14 +511,17 @@ print("given after 20 samples:    ", np.bincount(three))
 assert three[:3].tolist() == [0, 1, 2] and np.bincount(three).tolist() == [10, 6, 4]
 
 # %% [markdown]
-# The course's corpus has three sources, and the recipe of `nano` gives them these weights. How fast
-# do the shares of a run come to them?
+# The course's corpus has three sources. The package has ready-made settings, its presets; the
+# smallest, `nano`, gives them these weights:
 
 # %%
 corpus = Corpus(need("corpus"))
 weights = preset("nano").data.weights
 for name, tokens in corpus.tokens.items():
     print(f"{name:<14} {tokens:>10,} tokens   weight {weights[name]}")
+
+# %% [markdown]
+# How fast do the shares of a run settle on these weights?
 
 # %%
 names, shares = list(weights), np.array(list(weights.values()))
@@ -540,19 +548,19 @@ figure(
 )
 
 # %% [markdown]
-# On the right the smallest source does not come at all at first, and the others wander around their
-# lines. On the left a source that lies behind is next in turn, so the zigzags only shrink.
+# On the right the smallest source does not come up at all at first, and the others wander around
+# their lines. On the left the source that is farthest behind comes next, so the zigzags shrink.
 
 # %% [markdown]
 # ### Which replica reads what
 #
-# All replicas of the model share one batch. Each takes its part in micro-batches of $b$ sequences,
-# one after the other (lesson 04 says why). With $c$ samples consumed before this step, sequence $j$
-# of micro-batch $k$ of replica $r$ is
+# All replicas of the model share one batch. Each takes its part in **micro-batches** of $b$
+# sequences, one after the other; lesson 04 says why. With $c$ samples consumed before this step,
+# sequence $j$ of micro-batch $k$ of replica $r$ is
 #
 # $$\text{sample} = c + (k \, d + r) \, b + j .$$
 #
-# No process asks another. Each computes its own numbers.
+# No process asks another; each computes its own numbers.
 
 # %%
 def numbers(c, B, b, d, r):
@@ -568,17 +576,17 @@ for d in (1, 2, 4):
 
 # %% [markdown]
 # At each $d$ the step reads samples 48 to 55, each once. So a run may stop on 16 replicas and go on
-# with 8: it needs one number, $c$, to continue with the next sample. Had each replica its own part
-# of the data, another $d$ would make another batch.
+# with 8. To continue with the next sample it needs one number, $c$. If each replica had its own
+# part of the data, another $d$ would make another batch.
 
 # %% [markdown]
 # ## You might think
 #
-# *Drawing each sequence's source at random by weight keeps every batch on its proportions: a batch
-# is large.*
+# *A batch is large. So it is enough to draw the source of each sequence at random, by weight: every
+# batch will come close to its proportions.*
 #
 # We try it with the 15 data sets and weights of MT-NLG and batches of 1920 [S3; S9], and count the
-# batches in which each data set is within one sequence of its share.
+# batches in which every data set is within one sequence of its share.
 
 # %%
 datasets = {  # billion tokens, weight in per cent and epochs [S3, Table 1]; exact weight [S9]
@@ -608,7 +616,7 @@ by_chance = np.random.default_rng(1).choice(len(exact), blend_size, p=exact)
 
 
 def off(chosen):
-    """For each batch, how many sequences the data set that is worst off lies beside its share."""
+    """For each batch, how many sequences the worst data set is away from its share."""
     batches = chosen[: len(chosen) // B * B].reshape(-1, B)
     counts = np.array([np.bincount(batch, minlength=len(exact)) for batch in batches])
     return np.abs(counts - B * exact).max(axis=1)
@@ -625,11 +633,12 @@ measured(
 assert off(by_rule).max() < 2.1  # between two distances of -1.1 to 1, see below
 
 # %% [markdown]
-# Random is right on average and wrong in each batch. With weight $w$ the number of sequences of a
-# data set spreads by $\sqrt{B w (1 - w)}$: for $w = 0.193$ and $B = 1920$ that is 17 sequences.
+# Random draws are right on average and wrong in every batch. The number of sequences from a data
+# set of weight $w$ has a standard deviation of $\sqrt{B w (1 - w)}$: for $w = 0.193$ and $B = 1920$
+# that is 17 sequences.
 #
-# Nor does it heal with time. What was missed is never made up for, and the distance to the target
-# grows as the root of the number of samples.
+# Nor does time heal it. What was missed is never made up for, and the distance to the target grows
+# like the root of the number of samples.
 
 # %%
 assert round(np.sqrt(B * 0.193 * (1 - 0.193))) == 17
@@ -666,16 +675,16 @@ assert rule.max() < 1 and -rule.min() < 1.1
 assert np.argmax(by_rule == 7) < 0.5 / exact[7]  # NIH ExPorter's first sample
 
 # %% [markdown]
-# *Above* a target by more than one is impossible with any weights. The errors $w_k i - n_k$ add up
-# to zero, so the largest is not negative: who is chosen was not ahead, and is then ahead by less
-# than one. *Below* there is no such bound at one. For these weights the measured worst is the
-# figure printed last.
+# No source can ever be one sample *above* its target, whatever the weights. The errors $w_k i -
+# n_k$ add up to zero, so the largest is not negative: the source that is chosen was not ahead, and
+# is then ahead by less than one. *Below* the target there is no such bound at one. The worst that
+# we measured with these weights is printed below the figure.
 
 # %% [markdown]
 # ## Proof
 #
-# So far the pieces were small. Now each is set beside the package's on the real corpus, and
-# differences are counted.
+# So far the pieces were small. Now we set each beside the package's, on the real corpus where there
+# is one, and count the differences.
 
 # %%
 tokenizer, reader = corpus.tokenizer, corpus.readers["wikipedia"]
@@ -732,8 +741,8 @@ for what, (wrong, of) in results.items():
     assert wrong == 0
 
 # %% [markdown]
-# And the batch of a step, drawn by the package from all three sources: the same set of samples at
-# each number of replicas.
+# Last, the batch of a step, which the package draws from all three sources. It must be the same set
+# of samples at every number of replicas.
 
 # %%
 dataset = draw(corpus, "train", samples=wanted, seq=s, seed=1234, weights=weights)
@@ -755,8 +764,8 @@ show(micro_batches)
 # ## Cost
 #
 # On disk, $N$ tokens in $D$ documents take $2 N$ bytes of `.bin` and $34 + 12 D + 8 (D + 1)$ of
-# `.idx`. In memory the three arrays take 4 bytes a document, 8 a sample and one more, and 4 a
-# sample.
+# `.idx`. In memory the document index takes 4 bytes a document. The sample index takes 8 bytes a
+# sample, and 8 for the end; the shuffle index takes 4 bytes a sample.
 
 # %%
 for name, reader in corpus.readers.items():
@@ -772,8 +781,8 @@ print(f"three indices  {held:,} bytes      formula {formula:,}")
 assert held == formula
 
 # %% [markdown]
-# And the time: tokens that one process of this machine reads a second, out of the mapped files, as
-# micro-batches ready for the model.
+# And the time: how many tokens a second can one process of this machine read from the mapped files,
+# as micro-batches ready for the model?
 
 # %%
 begin = time.perf_counter()
@@ -784,10 +793,11 @@ print(f"this process: {rate:,.0f} tokens a second, from files that are in memory
 tokens_per_step, seconds_per_step = 1920 * 2048, 60.1  # on 280 nodes [S1, S2, S3]
 consumption = tokens_per_step / seconds_per_step
 print(f"MT-NLG on 2240 GPUs: {consumption:,.0f} tokens a second, {2 * consumption / 1e6:.2f} MB/s")
+print(f"processes like this one that feed them all: {int(np.ceil(consumption / rate))}")
 
 # %% [markdown]
-# Reading is not the slow part of such a training. A single process keeps up with all 2240 GPUs, and
-# the bytes a second are few for any disk. What has to be right is *which* tokens are read.
+# The bytes a second are few for any disk, and so are the processes that it would take. Reading is
+# not the slow part of such a training. What must be right is *which* tokens are read.
 
 # %% [markdown]
 # ## MT-NLG
@@ -795,10 +805,10 @@ print(f"MT-NLG on 2240 GPUs: {consumption:,.0f} tokens a second, {2 * consumptio
 # ### The vocabulary and its padding
 #
 # The papers of the family use GPT-2's vocabulary: 256 bytes, 50 000 joins and one mark for the end
-# of a document. That MT-NLG itself used it is not confirmed. It is padded to 51 200 [S12; S13]: the
-# embedding is cut into $t = 8$ slices of rows, and each slice shall be a multiple of 128 rows,
-# which matrix multiplication on a GPU likes. So the number of rows must be a multiple of $128
-# \times 8 = 1024$.
+# of a document. That MT-NLG itself used it is not confirmed. It is padded to 51 200 [S12; S13]. The
+# embedding, the table with a row for each token, is cut into $t = 8$ slices of rows. Each slice
+# should be a multiple of 128 rows, a size that suits the matrix units of a GPU. So the number of
+# rows must be a multiple of $128 \times 8 = 1024$.
 
 # %%
 size = 256 + 50_000 + 1
@@ -809,17 +819,18 @@ print(f"{size:,} rows become {padded:,}; a slice has {padded // 8:,} = {padded /
 print(f"{padded - size} rows of padding x {h:,} = {extra:,} parameters,")
 print(f"{100 * extra / preset('mtnlg-530b').model.parameters():.4f} % of the model, "
       f"{20 * extra / 1e6:.0f} MB of training state at 20 bytes a parameter [S3]")  # fmt: skip
-assert (size, padded, extra) == (50_257, 51_200, 19_312_640)
+assert (size, padded, extra) == (50_257, 51_200, 19_312_640) and size > 7 * padded // 8
 
 # %% [markdown]
 # No text ever holds a padding token. Its row gets a gradient all the same, since the softmax runs
-# over all 51 200, and learns to be unlikely. All these rows lie in the last slice.
+# over all 51 200, and so the model learns that it is unlikely. All these rows lie in the last
+# slice.
 #
 # ### The data
 #
 # 339 billion tokens were available and 270 billion were used, in batches of 1920 sequences of 2048
-# [S1; S3]. The weights are not the sizes: good text is seen several times, much of Common Crawl
-# never.
+# [S1; S3]. The weights do not follow the sizes: some text is read several times, and much of Common
+# Crawl, pages collected from the whole web, not at all.
 
 # %% tags=["predict"]
 epochs = {name: 275.5 * weight / tokens for name, (tokens, _, _, weight) in datasets.items()}
@@ -840,10 +851,10 @@ measured(
 assert tokens_per_step == 3_932_160
 
 # %% [markdown]
-# *Epochs* is how often a data set is read through. The last column is 275.5 billion times weight
-# over tokens (derived): 270 billion to train and 5.5 billion held out for validation, the split 98
-# to 2 [S3]. The other three differ by one in the last digit, which the rounded token counts
-# explain.
+# *Epochs* says how often a data set is read from end to end. The last column is derived: 275.5
+# billion times weight over tokens. These are 270 billion for training and 5.5 billion held out to
+# measure the loss, a split of 98 to 2 [S3]. Three of the derived values differ from the printed
+# ones by one in the last digit, which the rounded token counts explain.
 
 # %%
 ranked = sorted(epochs, key=epochs.get)
@@ -853,17 +864,18 @@ ax.axvline(1, color="black", lw=1, ls="--", marker="")
 ax.text(1.03, 0, "read once", fontsize=9, va="center")
 ax.grid(axis="y", visible=False)
 ax.set(xlabel="times read in the whole training",
-       title="The best text is read several times, most of the crawl not once")  # fmt: skip
+       title="Some text is read several times, half of the web crawl never")  # fmt: skip
 figure(
     fig,
     alt="Epochs of 15 data sets: OpenWebText2 3.6, Wikipedia 3.1, down to GitHub and ArXiv 0.2; "
     "eight of 15 are read more than once.",
 )
 assert sum(e > 1 for e in epochs.values()) == 8 and ranked[-1] == "OpenWebText2"
+assert all(round(epochs[name], 1) == 0.5 for name in ("Pile-CC", "CC-2020-50", "CC-2021-04"))
 
 # %% [markdown]
-# What do the three indices cost here? The run draws 270 billion / 2048 samples. Of the blend
-# another 2 bytes (source) and 8 bytes (number in the source) a sample are kept.
+# What do the three indices cost here? The run draws 270 billion / 2048 samples. The blend keeps
+# another 10 bytes a sample: 2 for the source, and 8 for the number of the sample in that source.
 
 # %%
 samples = 270_000_000_000 // 2048
@@ -871,14 +883,14 @@ print(f"{samples / 1e6:.1f} million samples: sample and shuffle index {12 * samp
       f"blend {10 * samples / 1e9:.2f} GB")  # fmt: skip
 
 # %% [markdown]
-# These are files too, and memory-mapped: one copy for the eight GPUs of a node.
+# They can be files as well, memory-mapped, so that the eight GPUs of a node share one copy.
 #
 # ### Your rank
 #
 # On 280 nodes 2240 ranks form $d = 8$ replicas of $p = 35$ stages with $t = 8$ slices [S3]. The
-# micro-batch was not published; 1 is what all who modelled the run assume (not confirmed). Only the
-# first stage needs tokens, and only the last needs labels. The 33 stages between them get
-# activations from their neighbour and open no data file.
+# micro-batch was not published; everybody who modelled the run assumes 1 (not confirmed). Only the
+# first stage needs the tokens, and only the last needs the answers, called *labels* in code. The 33
+# stages between them get activations from their neighbours and need no data file.
 
 # %%
 rank = my_rank()
@@ -895,7 +907,7 @@ else:
     first_rank, last_rank = (MTNLG.rank(pp=pp, dp=place.dp, tp=place.tp) for pp in (0, 34))
     print(f"It reads none. Rank {first_rank} reads the tokens for it, rank {last_rank} the labels.")
 reading = [r for r in range(MTNLG.world) if MTNLG.place(r).pp in (0, 34)]
-print(f"{len(reading)} of {MTNLG.world:,} ranks open the data")
+print(f"{len(reading)} of {MTNLG.world:,} ranks need the data")
 assert len(mine) == 240 and len(reading) == 128
 
 # %% [markdown]
@@ -908,9 +920,9 @@ assert len(mine) == 240 and len(reading) == 128
 # The run reads OpenWebText2 3.6 times. The document index then holds each document four times, and
 # of the last epoch only a part is read.
 #
-# With all four epochs shuffled together, the part that is never read would be any part: one
-# document read four times, another twice. So when less than 80 % of the last epoch is needed,
-# Megatron shuffles it by itself and reads it last.
+# If all four epochs were shuffled together, the unread part could lie anywhere: one document would
+# be read four times, another twice. So when less than 80 % of the last epoch is needed, Megatron
+# shuffles that epoch by itself and reads it last.
 
 # %% tags=["deeper"]
 for needed in (14, 17):
@@ -918,15 +930,16 @@ for needed in (14, 17):
     print(f"{needed} samples: documents {more.document_index}, shuffle {more.shuffle_index}")
 
 # %% [markdown] tags=["deeper"]
-# An epoch of 25 tokens gives 6 samples. 14 samples need a bit of a third epoch: documents 0 to 4
-# stand alone at the end of the document index, and the late samples at the end of the shuffle
-# index. 17 samples need almost all of it, so everything is shuffled together.
+# An epoch of 25 tokens gives 6 samples. 14 samples need a small part of a third epoch. So its
+# documents 0 to 4 stand by themselves at the end of the document index, and its samples at the end
+# of the shuffle index. 17 samples need almost all of the third epoch, so everything is shuffled
+# together.
 
 # %% [markdown]
 # ## Check yourself
 #
-# 1. `abababab` occurs once, and `a b` is joined. How many symbols are left, and why is it not
-#    enough to count the pairs to know?
+# 1. The only word is `abababab`, and `a b` is joined. How many symbols are left? Why can the count
+#    of a pair not always tell how many joins are made?
 #
 # <details><summary>Answer</summary>
 #
@@ -937,7 +950,7 @@ for needed in (14, 17):
 # </details>
 #
 # 2. Your file has 3 documents and 1000 tokens. You open it with a program that thinks tokens have 4
-#    bytes. What goes wrong, and which byte of which file would have told?
+#    bytes. What goes wrong, and which byte of which file would have told the program?
 #
 # <details><summary>Answer</summary>
 #
@@ -961,7 +974,7 @@ for needed in (14, 17):
 #
 # When its error is the largest of all. The others are kept within about one of their targets, so
 # its turn comes when its own target is a sizeable part of one sample, well before $1 / 0.002 = 500$
-# samples. In the blend above `np.argmax(by_rule == 7)` tells it for NIH ExPorter.
+# samples. For NIH ExPorter, with a weight near 0.002, `np.argmax(by_rule == 7)` gives the number.
 #
 # </details>
 #
@@ -971,12 +984,13 @@ for needed in (14, 17):
 # <details><summary>Answer</summary>
 #
 # The number of samples consumed, $c$. The three indices are rebuilt from the seed, the files and
-# the number of samples of the whole run; that is why this number must not change.
+# the number of samples of the whole run. So that number must be fixed at the start and never
+# change.
 #
 # </details>
 
 # %% [markdown]
 # ## Exercises
 #
-# The step at the heart of the vocabulary, written by you, with a check for each of the usual
+# Write the step at the heart of the vocabulary yourself. There is a check for each of the usual
 # mistakes.
