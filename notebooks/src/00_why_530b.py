@@ -627,10 +627,10 @@ print(f"MT-NLG on it: {round(days(1, here) / 365.25, -3):,.0f} years")
 # 35$ stages and $d = 8$ replicas: ranks 0 to 2239. The paper gives $t$ and $p$ [S3, section 2.2];
 # $d$ follows from the 2240 GPUs. Ranks fill the nodes in order, 8 to each.
 #
-# One of them is yours. To choose it, change `rank` in the second code cell of the lesson, run that
-# cell, and go on from here. Your choice is kept on this machine, and every later lesson comes back
-# to it. Lesson 16, still planned, will run your rank as in the real job, without allocating its
-# memory.
+# One of them is yours. To choose it, change `rank` in the cell near the top that begins with `rank:
+# int`, run that cell, and go on from here. Your choice is kept on this machine, and every later
+# lesson comes back to it. Lesson 16, still planned, will run your rank as in the real job, without
+# allocating its memory.
 
 # %%
 choose_rank(rank)
