@@ -161,7 +161,7 @@ class Train:
     global_batch: Count  # B, sequences in a step
     micro_batch: Count  # b, sequences that go through the model at once
     ramp: tuple[Count, Count, Count] | None = None  # first batch, step, tokens [S3]
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # the bound is that of Megatron's shuffles
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
     eval_every: Annotated[int, Field(ge=0)] = 0  # steps between validations; 0: only at the end
     eval_batches: Count = 4  # global batches in one validation loss [S3: 4]
@@ -265,7 +265,7 @@ def save(config, path):
 def _read(path):
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # ValueError: not UTF-8, or not a possible path
         raise InputError(
             f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset"
             f"{_nearest(str(path), PRESETS)}; presets are {', '.join(PRESETS)}"
@@ -283,7 +283,7 @@ def _read(path):
 def _yaml(text, where):
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # endless digits, endless brackets
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
@@ -298,12 +298,12 @@ def _one_line(cls, error):
     """The first complaint of pydantic as one line: key, value, what to do."""
     first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
     *parents, key = [str(part) for part in first["loc"]] or [""]
-    for name in parents:
-        cls = next((f.type for f in dataclasses.fields(cls) if f.name == name), cls)
     where = ".".join([*parents, key])
     if first["type"] == "value_error":  # one of the rules above; it says everything already
         return str(first["ctx"]["error"])
     if first["type"] == "unexpected_keyword_argument":
+        for name in parents:
+            cls = next(f.type for f in dataclasses.fields(cls) if f.name == name)
         keys = [field.name for field in dataclasses.fields(cls)]
         return f"unknown key {where!r}{_nearest(key, keys)}; {cls.__name__} has {', '.join(keys)}"
     if first["type"] in ("missing", "missing_keyword_only_argument"):

@@ -14,6 +14,8 @@ from minimtnlg.errors import InputError
     "name, parameters",
     [
         ("nano", 1_864_960),
+        ("micro", 10_067_456),
+        ("gpt2-1.5b", 1_559_120_000),
         ("megatron-8b", 8_317_040_640),
         ("turing-17b", 17_180_859_136),
         ("gpt3-175b", 174_615_846_912),
@@ -91,6 +93,11 @@ def test_nano_can_be_cut_eight_ways():
         ("train.dtype=fp16", "'bfloat16' or 'float16'"),
         ("data.split=[98,2]", "data.split"),
         ("data.weights={wikipedia: 0}", "data.weights.wikipedia=0"),
+        ("data.weights={1: 2}", "data.weights.1"),
+        ("train.seed=-1", "train.seed=-1: input should be greater than or equal to 0"),
+        ("train.seed=4294967296", "train.seed=4294967296: input should be less than 4294967296"),
+        ("model.layers=" + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("model.layers=" + "[" * 1000, "not YAML"),
         ("layers=4", "write section.key=value"),
         ("model.layers", "write section.key=value"),
         ("model.layers=[", "not YAML"),
@@ -126,6 +133,8 @@ def test_files_that_can_not_be(text, says, tmp_path):
 def test_file_that_is_not_there():
     with pytest.raises(InputError, match="neither a YAML file nor a preset; did you mean 'nano'"):
         load("nanoo")
+    with pytest.raises(InputError, match="neither a YAML file nor a preset"):
+        load("nano\0")
     with pytest.raises(InputError, match="did you mean 'gpt-1t'"):
         preset("gpt-2t")
 
