@@ -1,6 +1,7 @@
 """The command line: each command reads its input, calls the package and prints a short table.
 
-A user's mistake is one line on stderr and exit status 2, a failed rank or lesson 1; no traceback.
+A user's mistake, and a file that can't be read or written, is one line on stderr and exit status 2,
+a failed rank or lesson 1, an interruption 130; no traceback.
 """
 
 import json
@@ -50,7 +51,7 @@ def data_prepare(
     if vocab != "gpt2" and not vocab.isdecimal():
         raise InputError(f"--vocab {vocab!r}: a number of tokens, or gpt2")
     names = [name.strip() for name in sources.split(",") if name.strip()]
-    prepare(out, names or None, vocab if vocab == "gpt2" else int(vocab))
+    prepare(out, names if sources else None, vocab if vocab == "gpt2" else int(vocab))
 
 
 @data.command("sources")
@@ -154,9 +155,15 @@ def main():
 
     try:
         app()
-    except (InputError, RankError) as error:
+    except (InputError, OSError, RankError) as error:
         print(f"minimtnlg: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        print("minimtnlg: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(1 if isinstance(error, RankError) else 2)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == "minimtnlg":  # not a package to install, but a mistake
+            raise
+        print(f"minimtnlg: {error}; minimtnlg doctor says what brings it", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+            print("minimtnlg: interrupted", file=sys.stderr)
+        raise

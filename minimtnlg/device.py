@@ -41,6 +41,15 @@ def name():
     return f"CPU, {torch.get_num_threads()} threads"
 
 
+def memory():
+    """Bytes of memory of device(): the GPU's, or the machine's (infinite where it doesn't say)."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(device()).total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        return float("inf")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def synchronize():
     """Wait until the device has finished what was given to it. A CPU always has."""
     if torch.cuda.is_available():

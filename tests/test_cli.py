@@ -32,6 +32,7 @@ def call(monkeypatch, capsys, *args):
         (["train", "mtnlg-530b", "--out", "x"], "this version trains in one process"),
         (["data", "prepare", "--out", "x", "--vocab", "many"], "--vocab 'many'"),
         (["data", "prepare", "--out", "x", "--sources", "wikipedie"], "wikipedia"),
+        (["data", "prepare", "--out", "x", "--sources", ","], "no source was named"),
         (["course", "run", "99"], "99"),
     ],
 )
@@ -65,7 +66,30 @@ def test_prepare_train_and_what_they_print(monkeypatch, capsys, tmp_path):
     status, _, err = call(
         monkeypatch, capsys, "train", "nano", *SMALL, f"data.path={corpus}", "--out", run
     )
-    assert status == 2 and "holds a run already" in err
+    assert status == 2 and "holds a run or other files" in err
+    for place in (text / "0.txt", text / "0.txt" / "run"):  # a file is where the folder should be
+        status, _, err = call(
+            monkeypatch, capsys, "train", "nano", *SMALL, f"data.path={corpus}", "--out", place
+        )
+        assert status == 2 and str(place) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error, status, says",
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 2, "minimtnlg doctor says"),
+    ],
+)
+def test_what_stops_a_command_is_one_line(monkeypatch, capsys, error, status, says):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr("minimtnlg.config.load", stop)
+    code, _, err = call(monkeypatch, capsys, "train", "nano", "--out", "x")
+    assert code == status
+    assert err.startswith("minimtnlg: ") and says in err and err.count("\n") == 1
 
 
 def test_sources_are_listed_with_their_licences(monkeypatch, capsys):

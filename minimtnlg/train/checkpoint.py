@@ -31,7 +31,10 @@ def load_run(run):
     """
     run = Path(run)
     if not (run / "latest").is_file():
-        raise InputError(f"{run} holds no finished run: train one with minimtnlg train --out {run}")
+        raise InputError(
+            f"{run} holds no finished run: remove it if it is there, then minimtnlg train "
+            f"CONFIG --out {run}"
+        )
     config = configuration.load(run / "config.yaml")
     path = run / "checkpoints" / (run / "latest").read_text().strip() / "model.safetensors"
     model = GPT(config.model, dtype=DTYPES[config.train.dtype])

@@ -15,7 +15,7 @@ from minimtnlg import config as configuration
 from minimtnlg.data import batches as data
 from minimtnlg.data.prepare import prepare
 from minimtnlg.data.sources import cache_dir
-from minimtnlg.device import DTYPES, device
+from minimtnlg.device import DTYPES, device, memory
 from minimtnlg.errors import InputError
 from minimtnlg.model import GPT
 from minimtnlg.train import ramps
@@ -28,13 +28,15 @@ def train(config, out, progress=True):
     """Train a GPT by `config` into the new folder `out`; return what the run came to.
 
     The result is a dict: steps, tokens, seconds, loss (last step), valid_loss, unigram_entropy (all
-    in nats per token). The same config and data give the same run. InputError for a folder that
-    holds a run already, a corpus that doesn't fit the model, or a loss that is no number any more.
+    in nats per token). The same config and data give the same run. InputError for an `out` that
+    holds something, a model too large for this machine, a corpus that doesn't fit it, or a loss
+    that is no number any more.
     """
     _refuse_ranks(config.parallel)
     out = Path(out)
-    if (out / "metrics.jsonl").exists():
-        raise InputError(f"{out} holds a run already: choose another --out or remove that folder")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"{out} holds a run or other files: choose another --out or remove it")
+    _refuse_too_large(config)
     corpus = open_corpus(config)
     sets = draw_data(config, corpus)
     out.mkdir(parents=True, exist_ok=True)
@@ -112,19 +114,19 @@ def _steps(config, model, optimizer, sets, progress):
         loss, norm = step(model, optimizer, micro_batches, lr=lr, seed=train.seed, number=number)
         loss, norm = loss.item(), norm.item()  # waits for the device, so the time below is whole
         seconds = time.perf_counter() - start
+        _refuse_nonsense(number, loss, norm, optimizer)
         samples += batch
         row = {
             "step": number,
             "tokens": samples * seq,
             "loss": loss,
-            "grad_norm": norm,
+            "grad_norm": norm if math.isfinite(norm) else None,  # JSON knows no infinity
             "lr": lr,
             "batch_size": batch,
             "step_s": seconds,
             "tokens_per_s": batch * seq / seconds,
             "tflops": config.model.flops(batch) / seconds / 1e12,
         }
-        _refuse_nonsense(row, optimizer)
         last = number == len(sizes)
         if last or (train.eval_every and number % train.eval_every == 0):
             row["valid_loss"] = validate(config, model, valid_set)
@@ -140,15 +142,25 @@ def _on_device(dataset, consumed, samples, micro_batch):
     ]
 
 
-def _refuse_nonsense(row, optimizer):
+def _refuse_nonsense(number, loss, norm, optimizer):
     """Stop a run that has diverged; a norm that overflows in fp16 is for the loss scale to mend."""
-    bad = [key for key in ("loss", "grad_norm") if not math.isfinite(row[key])]
-    if optimizer.loss_scale.active and "loss" not in bad:
-        return
-    if bad:
+    for name, value in (("loss", loss), ("grad_norm", norm)):
+        mended = name == "grad_norm" and optimizer.loss_scale.active
+        if not math.isfinite(value) and not mended:
+            raise InputError(
+                f"step {number}: {name} is {value}, the run has diverged: lower optim.lr, "
+                "lengthen optim.warmup_tokens or choose a wider train.dtype"
+            )
+
+
+def _refuse_too_large(config):
+    """Refuse a model whose weights, gradients and Adam's moments alone exceed the memory here."""
+    each = {"float64": 32, "float32": 16}.get(config.train.dtype, 20)  # 20 bytes [S3, sec. 2.1.1]
+    count = config.model.parameters()
+    if count * each > memory():
         raise InputError(
-            f"step {row['step']}: {bad[0]} is {row[bad[0]]}, the run has diverged: lower optim.lr, "
-            "lengthen optim.warmup_tokens or choose a wider train.dtype"
+            f"{count:,} parameters take {count * each / 1e9:,.0f} GB with gradients and moments, "
+            f"this machine has {memory() / 1e9:,.0f} GB: lower model.layers or model.hidden"
         )
 
 

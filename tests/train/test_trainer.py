@@ -11,6 +11,7 @@ from minimtnlg.config import load, save
 from minimtnlg.data.prepare import prepare
 from minimtnlg.errors import InputError
 from minimtnlg.train.checkpoint import load_run
+from minimtnlg.train.precision import LossScale
 from minimtnlg.train.trainer import draw_data, open_corpus, train, validate
 
 SMALL = [
@@ -104,6 +105,17 @@ def test_fp16_trains_and_scales_its_loss(config, tmp_path):
     assert result["loss"] < rows(tmp_path / "run")[0]["loss"] - 1
 
 
+def test_metrics_are_json_even_when_fp16_overflows(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**60, 1.0, 1000, 2))
+    settings = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, dtype="float16", tokens=0, steps=3)
+    )
+    train(settings, tmp_path / "run", progress=False)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    norms = [json.loads(line, parse_constant=pytest.fail)["grad_norm"] for line in lines]
+    assert norms == [None, None, None]
+
+
 def test_recomputation_changes_no_number(config, tmp_path):
     short = dataclasses.replace(config.train, dtype="float64", tokens=0, steps=3)
     losses = []
@@ -121,9 +133,23 @@ def test_recomputation_changes_no_number(config, tmp_path):
 def test_a_folder_that_holds_a_run_is_left_alone(run, config):
     out, _ = run
     before = (out / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="holds a run or other files"):
         train(config, out, progress=False)
     assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_no_file_of_another_kind_is_overwritten(config, tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(InputError, match="holds a run or other files"):
+        train(config, tmp_path, progress=False)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_model_larger_than_this_machine_is_refused(config, tmp_path):
+    huge = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden=2_000_000))
+    with pytest.raises(InputError, match=r"take [\d,]+ GB with gradients and moments"):
+        train(huge, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_vocabulary_that_does_not_fit(config, tmp_path):
