@@ -13,6 +13,7 @@ from minimtnlg.errors import InputError
 
 EOD = "<|endoftext|>"
 SMALLEST = 257  # the 256 bytes and the end of a document
+LARGEST = 1_000_000  # far above any that is in use; the library sets memory aside for each token
 MULTIPLE = 1024  # Megatron pads to a multiple of 128 x tp; this is tp 8, and the same at every tp
 
 
@@ -86,9 +87,10 @@ def train(texts, vocab=2048):
 
 def check_size(vocab):
     """An InputError unless a vocabulary of `vocab` tokens can be trained."""
-    if isinstance(vocab, bool) or not isinstance(vocab, int) or vocab < SMALLEST:
+    whole = isinstance(vocab, int) and not isinstance(vocab, bool)
+    if not whole or not SMALLEST <= vocab <= LARGEST:
         raise InputError(
-            f"a vocabulary must have at least {SMALLEST} tokens or be 'gpt2', got {vocab!r}"
+            f"a vocabulary must have {SMALLEST} to {LARGEST} tokens or be 'gpt2', got {vocab!r}"
         )
 
 

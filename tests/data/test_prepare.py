@@ -187,7 +187,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, texts):
         ([empty], 300, "source .*empty.txt holds no text"),
         ([bad], 300, "bad.txt isn't UTF-8"),
         ([texts / "files", f"{texts}/./files"], 300, "two sources have the name 'files'"),
-        ([texts / "files"], 100, "at least 257 tokens"),
+        ([texts / "files"], 100, "must have 257 to"),
     ]:
         with pytest.raises(InputError, match=match) as caught:
             prepare(out, sources, vocab, progress=False)
