@@ -1,0 +1,290 @@
+# ---
+# mark: 2
+# minutes: 20
+# needs: [micro-batch]
+# ---
+
+# %% [markdown]
+# # Accumulate under uneven masks
+#
+# A step sees its batch in micro-batches. Each is a pair `(rows, mask)`; `mask` is 1 where a loss
+# counts and 0 where it does not. `losses(rows)` gives the loss of every token, in the shape of
+# `mask`.
+#
+# Leave in `.grad` of each parameter the gradient of the **mean over all tokens that count**, in all
+# micro-batches together, and return that mean. Run `backward` once for each micro-batch: together
+# they would not fit into memory.
+#
+# - The parameters may still hold gradients of the step before. They must not count.
+# - A micro-batch may have no token that counts. A whole batch without one has loss 0 and gradient 0.
+# - A parameter that the batch never touches has gradient 0, not `None`.
+#
+# **Target:** losses 6 in one micro-batch of one token and 2, 2, 2 in the other give 3, not 4.
+
+# %%
+import torch
+
+
+# %% tags=["stub"]
+def accumulate(parameters, losses, micro_batches):
+    """Mean loss over all tokens that count, a float; its gradient is left in each .grad.
+
+    Parameters:
+        parameters     list of tensors that require a gradient
+        losses         function: rows of one micro-batch -> loss of every token, like its mask
+        micro_batches  list of (rows, mask)
+    """
+    raise NotImplementedError("count the tokens, empty .grad, then one backward a micro-batch")
+
+
+# %% [markdown] tags=["hint"]
+# By which number must each token's loss be divided? Can you know it while you look at the first
+# micro-batch only?
+
+# %% [markdown] tags=["hint"]
+# Go over `micro_batches` twice. The first time only add up `mask.sum()`. The second time, the share
+# of a micro-batch is `(losses(rows) * mask).sum()` divided by that number; `backward` adds its
+# gradient to what is in `.grad`. So before the second time `.grad` must be zero.
+
+# %% [markdown] tags=["hint"]
+# `N = max(1, sum(mask.sum().item() for _, mask in micro_batches))`. Set `p.grad =
+# torch.zeros_like(p)` for each parameter. For each micro-batch: `share = ...`,
+# `share.backward()`, `total += share.item()`. The float is summed from shares already divided by N.
+
+
+# %% tags=["solution"]
+def accumulate(parameters, losses, micro_batches):
+    N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum() / N
+        share.backward()
+        total += share.item()
+    return total
+
+
+# %% tags=["check"]
+from minimtnlg.course.check import Feedback, expect
+
+MEAN = "the lesson's section Idea, 'A batch in pieces'"
+
+
+def _run(student, weights, losses, batches, before=None):
+    """(loss, gradients) of the student's function on fresh copies of `weights`."""
+    parameters = [w.clone().requires_grad_() for w in weights]
+    for p in parameters if before is not None else []:
+        p.grad = torch.full_like(p, before)
+    got = student(parameters, lambda rows: losses(parameters, rows), batches)
+    return got, [p.grad for p in parameters]
+
+
+def _one(*numbers):
+    return torch.tensor([numbers], dtype=torch.float64)
+
+
+def _product(parameters, rows):
+    """The loss of a token is w times its number: the gradient is the number itself."""
+    return parameters[0] * rows
+
+
+W = [torch.tensor(1.0, dtype=torch.float64)]
+
+
+def the_target(student):
+    """A lonely token with loss 6 and three with loss 2"""
+    batches = [(_one(6), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
+    loss, (gradient,) = _run(student, W, _product, batches)
+    expect(loss, 3.0, "the loss of 6 | 2 2 2", f"{MEAN}: a mean over tokens")
+    expect(gradient.item(), 3.0, "the gradient of 6 | 2 2 2", f"{MEAN}: divide before backward")
+
+
+def masked_tokens_do_not_count(student):
+    """Masked tokens count neither above nor below the fraction bar"""
+    batches = [(_one(6, 9, 9), _one(1, 0, 0)), (_one(2, 2, 2), _one(1, 1, 1))]
+    loss, (gradient,) = _run(student, W, _product, batches)
+    expect(loss, 3.0, "the loss of 6 (9) (9) | 2 2 2, masked in brackets", MEAN)
+    expect(gradient.item(), 3.0, "its gradient", MEAN)
+
+
+def any_cut_gives_the_same(student):
+    """Twelve tokens in cuts of 12, 6, 4, 3 and 1: the same loss and gradient"""
+    numbers, mask = torch.arange(1.0, 13, dtype=torch.float64), torch.ones(12, dtype=torch.float64)
+    mask[[1, 5, 6, 7, 8]] = 0
+    mean = (numbers * mask).sum().item() / 7
+    for cut in (12, 6, 4, 3, 1):
+        batches = list(zip(numbers.split(cut), mask.split(cut), strict=True))
+        loss, (gradient,) = _run(student, W, _product, batches)
+        expect(loss, mean, f"the loss in {12 // cut} pieces", "a cut must not change the result")
+        expect(gradient.item(), mean, f"the gradient in {12 // cut} pieces", "count N over all")
+
+
+# %% tags=["hidden"]
+def old_gradients_do_not_count(student):
+    """Gradients of the step before are gone"""
+    batches = [(_one(6), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
+    _, (gradient,) = _run(student, W, _product, batches, before=100.0)
+    expect(gradient.item(), 3.0, "the gradient when .grad held 100 before", "backward adds")
+
+
+def nothing_to_count(student):
+    """Empty micro-batches, an empty batch, an untouched parameter"""
+    two = [*W, torch.zeros(2, 3, dtype=torch.float64)]
+    empty = (_one(5, 5), _one(0, 0))
+    for batches, mean in (([empty, (_one(4, 8), _one(1, 1)), empty], 6.0), ([empty, empty], 0.0)):
+        loss, (gradient, untouched) = _run(student, two, _product, batches)
+        name = "the whole batch masked" if mean == 0 else "the first and last of three masked"
+        expect(loss, mean, f"the loss, {name}", "0 divided by 0 is not 0")
+        expect(gradient, torch.tensor(mean, dtype=torch.float64), f"the gradient, {name}", MEAN)
+        what = f"the gradient of a parameter that no loss depends on, {name}"
+        expect(untouched, two[1], what, "zero, not None")
+
+
+def one_backward_a_micro_batch(student):
+    """One graph at a time: a micro-batch is over before the next begins"""
+    alive, most = set(), [0]
+
+    def losses(parameters, rows):
+        loss = parameters[0] * rows
+        alive.add(id(rows))
+        most[0] = max(most[0], len(alive))
+        loss.register_hook(lambda gradient: alive.discard(id(rows)))
+        return loss
+
+    batches = [(_one(k, 1), _one(1, k % 2)) for k in range(1, 6)]
+    _run(student, W, losses, batches)
+    if most[0] != 1:
+        raise Feedback(
+            "micro-batches waiting for their backward at one time", 1, most[0],
+            "backward inside the loop: the memory of one micro-batch is all there is",
+        )  # fmt: skip
+
+
+def a_small_network(student):
+    """A network in float64: every gradient equals that of one pass over the whole batch"""
+    draw = torch.Generator().manual_seed(4)
+    weights = [torch.randn(n, generator=draw, dtype=torch.float64) for n in ((5, 4), (4,), (4, 3))]
+    rows = torch.randn(6, 7, 5, generator=draw, dtype=torch.float64)
+    mask = (torch.rand(6, 7, generator=draw) > torch.linspace(0, 1, 6)[:, None]).double()
+
+    def losses(parameters, rows):
+        A, b, C = parameters
+        return -((rows @ A + b).tanh() @ C).log_softmax(-1)[..., 0]
+
+    whole = [w.clone().requires_grad_() for w in weights]
+    mean = losses(whole, rows)[mask.bool()].mean()
+    expected = torch.autograd.grad(mean, whole)
+    batches = list(zip(rows.split(2), mask.split(2), strict=True))
+    loss, gradients = _run(student, weights, losses, batches)
+    expect(loss, mean.item(), "the loss of six rows of seven tokens, two at a time", MEAN)
+    for name, got, wanted in zip("AbC", gradients, expected, strict=True):
+        expect(got, wanted, f"the gradient of {name}", MEAN)
+
+
+# %% tags=["wrong"]
+def mean_of_means(parameters, losses, micro_batches):
+    """Caught by: the_target. The mean of the micro-batches' means is taken for the mean."""
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        mean = (losses(rows) * mask).sum() / max(1, mask.sum().item()) / len(micro_batches)
+        mean.backward()
+        total += mean.item()
+    return total
+
+
+def tokens_of_the_last(parameters, losses, micro_batches):
+    """Caught by: the_target. Divides by the tokens of the last micro-batch, left in a variable."""
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum()
+        share.backward()
+        total += share.item()
+    N = max(1, mask.sum().item())
+    for p in parameters:
+        p.grad /= N
+    return total / N
+
+
+def sum_of_means(parameters, losses, micro_batches):
+    """Caught by: the_target. Forgets to divide by the number of micro-batches as well."""
+    m = len(micro_batches)
+    loss = mean_of_means(parameters, losses, micro_batches)
+    for p in parameters:
+        p.grad *= m
+    return loss * m
+
+
+def only_the_loss_is_scaled(parameters, losses, micro_batches):
+    """Caught by: the_target. Divides the number that is returned, after backward has run."""
+    N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum()
+        share.backward()
+        total += share.item()
+    return total / N
+
+
+def counts_masked_tokens(parameters, losses, micro_batches):
+    """Caught by: masked_tokens_do_not_count. N is taken for the number of all tokens."""
+    N = sum(mask.numel() for _, mask in micro_batches)
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum() / N
+        share.backward()
+        total += share.item()
+    return total
+
+
+def keeps_old_gradients(parameters, losses, micro_batches):
+    """Caught by: old_gradients_do_not_count. Forgets that backward adds to what is there."""
+    before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+    loss = accumulate(parameters, losses, micro_batches)
+    for p, old in zip(parameters, before, strict=True):
+        p.grad += old
+    return loss
+
+
+def skips_nothing(parameters, losses, micro_batches):
+    """Caught by: nothing_to_count. Divides by N even where it is zero."""
+    N = sum(mask.sum() for _, mask in micro_batches)
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum() / N
+        share.backward()
+        total += share.item()
+    return total
+
+
+def leaves_none(parameters, losses, micro_batches):
+    """Caught by: nothing_to_count. Empties .grad with None, as optimizers do by default."""
+    N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
+    for p in parameters:
+        p.grad = None
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum() / N
+        share.backward()
+        total += share.item()
+    return total
+
+
+def one_backward_at_the_end(parameters, losses, micro_batches):
+    """Caught by: one_backward_a_micro_batch. Right numbers, but every graph is kept."""
+    N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    total = sum((losses(rows) * mask).sum() for rows, mask in micro_batches) / N
+    total.backward()
+    return total.item()
