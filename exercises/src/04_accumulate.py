@@ -77,6 +77,9 @@ def _run(student, weights, losses, batches, before=None):
     for p in parameters if before is not None else []:
         p.grad = torch.full_like(p, before)
     got = student(parameters, lambda rows: losses(parameters, rows), batches)
+    if any(p.grad is None for p in parameters):
+        what = "the .grad of every parameter after the call, also of one that no loss depends on"
+        raise Feedback(what, "a tensor (zeros where nothing was added)", "None", "the third rule")
     return got, [p.grad for p in parameters]
 
 
