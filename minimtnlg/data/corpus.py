@@ -30,7 +30,7 @@ class Corpus:
     """
 
     def __init__(self, folder):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.manifest = _manifest(self.folder)
         try:
             self._open()

@@ -37,7 +37,7 @@ def train(config, out, progress=True):
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} holds a run or other files: choose another --out or remove it")
     _refuse_too_large(config)
-    corpus = open_corpus(config)
+    corpus = open_corpus(config, progress)
     sets = draw_data(config, corpus)
     out.mkdir(parents=True, exist_ok=True)
     configuration.save(config, out / "config.yaml")
@@ -66,12 +66,15 @@ def train(config, out, progress=True):
     }
 
 
-def open_corpus(config):
+def open_corpus(config, progress=True):
     """The Corpus that `config` reads; the default one is prepared first where it is missing.
 
     InputError where a token of the corpus has no row in the model's embedding.
     """
-    corpus = data.Corpus(config.data.path) if config.data.path else prepare(cache_dir() / "corpus")
+    if config.data.path:
+        corpus = data.Corpus(config.data.path)
+    else:
+        corpus = prepare(cache_dir() / "corpus", progress=progress)
     if corpus.vocab > config.model.vocab:
         raise InputError(
             f"the corpus in {corpus.folder} has {corpus.vocab} different tokens, more than "

@@ -31,6 +31,11 @@ def test_a_whole_corpus_verifies(corpus):
     Corpus(corpus.folder).verify()
 
 
+def test_a_folder_below_the_home(corpus, monkeypatch):
+    monkeypatch.setenv("HOME", str(corpus.folder.parent))
+    assert Corpus(f"~/{corpus.folder.name}").tokens == corpus.tokens
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "a.bin", "b.idx"])
 def test_missing_and_truncated_files(corpus, file):
     path = corpus.folder / file

@@ -47,6 +47,11 @@ def run(config, tmp_path_factory):
     return out, train(config, out, progress=False)
 
 
+def corpus_texts(corpus):
+    """The folder that `corpus` was prepared from."""
+    return json.loads((corpus / "corpus.json").read_text())["options"]["sources"][0]
+
+
 def rows(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -78,6 +83,23 @@ def test_the_folder_gives_the_model_back(run, config):
     assert validate(config, model, valid) == result["valid_loss"]
     assert (out / "tokenizer.json").is_file()
     assert not list(out.rglob("*.partial"))
+
+
+def test_a_silent_run_prints_nothing_of_the_default_corpus_either(
+    config, corpus, tmp_path, monkeypatch, capsys
+):
+    def default(_, **options):
+        return prepare(corpus, [corpus_texts(corpus)], vocab=300, **options)
+
+    monkeypatch.setattr("minimtnlg.train.trainer.prepare", default)
+    settings = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, path=""),
+        train=dataclasses.replace(config.train, tokens=0, steps=1),
+    )
+    train(settings, tmp_path / "run", progress=False)
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == ""
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
