@@ -2,7 +2,7 @@
 
 - device(), backend(): where tensors live and how ranks talk.
 - fp32(dtype): what "fp32" means everywhere, so that float64 proofs hold.
-- seeded(...): a generator for one purpose; nothing here touches the global random state.
+- generator(...): random numbers for one purpose; nothing here changes the global random state.
 - measured rates of this very machine: matrix multiplication and memory.
 """
 
@@ -89,7 +89,8 @@ def matmul_flops(dtype=torch.float32, size=None, seconds=0.3):
     The best of the runs that fit into `seconds`: a peak, since interruptions only slow it down.
     """
     size = size or (8192 if torch.cuda.is_available() else 1024)
-    a, b = (torch.randn(size, size, device=device()).to(dtype) for _ in "ab")
+    g = generator("matmul", device=device())
+    a, b = (torch.randn(size, size, generator=g, device=device()).to(dtype) for _ in "ab")
     return 2 * size**3 / _fastest(lambda: a @ b, seconds)
 
 

@@ -1,4 +1,4 @@
-"""The pieces of a block: dropout without state, the MLP, recomputation, and the block itself.
+"""The pieces of a block besides attention: dropout without state, recomputation, the MLP.
 
 Activations are [s, b, h] throughout: sequence first, so that later the sequence can be cut.
 """
