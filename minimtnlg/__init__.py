@@ -5,9 +5,10 @@ Importing the package loads no torch.
 
 import os
 
-# Threads of a matrix product that wait for one another should sleep, not spin: on a laptop whose
-# cores also do something else, spinning makes a training step ten times slower. The library that
-# reads this is loaded by torch, later.
+# Threads of a matrix product that wait for one another spin for microseconds, then sleep: on a
+# laptop whose cores also do something else, longer spinning makes a step ten times slower. torch's
+# OpenMP reads these when it is loaded: the first is for GNU's (Linux), the second for any other.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"

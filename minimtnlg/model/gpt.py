@@ -36,6 +36,11 @@ class Block(nn.Module):
         return x + dropout(self.mlp(self.mlp_norm(x)), p, draw, self.layer, "mlp")
 
 
+def _table(rows, width):
+    """An embedding that draws nothing of its own: on the meta device that takes a second."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class GPT(nn.Module):
     """The whole model.
 
@@ -47,8 +52,8 @@ class GPT(nn.Module):
         super().__init__()
         self.config, self.recompute = config, recompute
         with torch.device("meta"):  # no memory and no random numbers before `initialize`
-            self.embedding = nn.Embedding(config.vocab, config.hidden)
-            self.position = nn.Embedding(config.seq, config.hidden)
+            self.embedding = _table(config.vocab, config.hidden)
+            self.position = _table(config.seq, config.hidden)
             self.blocks = nn.ModuleList(
                 Block(config, layer, recompute) for layer in range(config.layers)
             )
