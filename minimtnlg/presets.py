@@ -27,13 +27,13 @@ _MEGATRON_2019 = dict(
 )
 
 PRESETS = {
-    "nano": dict(  # MT-NLG's recipe with every number of tokens scaled down, 340 B to 750 k
+    "nano": dict(  # MT-NLG's recipe with every number of tokens scaled down, 340 B to 567 k
         model=_shape(8, 128, 8, 128, vocab=2048, dropout=0.0),
         parallel=dict(),
         data=_CORPUS,
-        optim=_rate(3e-3, 3e-4, 20_000, 750_000),
+        optim=_rate(4e-3, 4e-4, 20_000, 567_000),
         train=dict(
-            tokens=600_000, global_batch=32, micro_batch=4, ramp=(8, 8, 100_000), eval_every=25
+            tokens=450_000, global_batch=16, micro_batch=4, ramp=(8, 8, 60_000), eval_every=50
         ),
     ),
     "micro": dict(  # five times nano, for an afternoon on two cores

@@ -88,7 +88,7 @@ def test_nano_can_be_cut_eight_ways():
         ("optim.lr=-1e-3", "optim.lr=-0.001: input should be greater than 0"),
         ("train.steps=5", "set exactly one of them"),
         ("train.tokens=0", "set exactly one of them"),
-        ("train.ramp=[8,7,100]", "does not reach train.global_batch=32"),
+        ("train.ramp=[8,7,100]", "does not reach train.global_batch=16"),
         ("train.micro_batch=16", "a global batch of 8 is not divisible"),
         ("train.dtype=fp16", "'bfloat16' or 'float16'"),
         ("data.split=[98,2]", "data.split"),
