@@ -51,7 +51,8 @@ def data_prepare(
     if vocab != "gpt2" and not vocab.isdecimal():
         raise InputError(f"--vocab {vocab!r}: a number of tokens, or gpt2")
     names = [name.strip() for name in sources.split(",") if name.strip()]
-    prepare(out, names if sources else None, vocab if vocab == "gpt2" else int(vocab))
+    corpus = prepare(out, names if sources else None, vocab if vocab == "gpt2" else int(vocab))
+    corpus.verify()  # one that was there already may have changed since
 
 
 @data.command("sources")
@@ -81,8 +82,8 @@ def train(
         f"unigram entropy  {result['unigram_entropy']:.3f}  "
         "(the best of a model that sees no context)"
     )
-    _show_sample(out)
     _draw_loss(out)
+    _show_sample(out)
 
 
 @course.command("start")
@@ -156,8 +157,10 @@ def main():
     try:
         app()
     except (InputError, OSError, RankError) as error:
-        print(f"minimtnlg: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, RankError) else 2)
+        mistake = not isinstance(error, RankError) or error.type == "InputError"
+        text = error.message if isinstance(error, RankError) and mistake else error
+        print(f"minimtnlg: {text}", file=sys.stderr)
+        sys.exit(2 if mistake else 1)
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] == "minimtnlg":  # not a package to install, but a mistake
             raise

@@ -16,15 +16,26 @@ from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
 from minimtnlg.errors import InputError
 from minimtnlg.presets import PRESETS
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+def _no_truth(value):
+    """Refuse `true` and `false` where a number is wanted; Python would take them for 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "input should be a number")
+    return value
+
+
+Number = pydantic.BeforeValidator(_no_truth)
+Count = Annotated[int, Number, Field(ge=1)]
+Whole = Annotated[int, Number, Field(ge=0)]
+Share = Annotated[float, Number, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Number, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Number, Field(ge=0.0, allow_inf_nan=False)]
 
 
 def section(cls):
@@ -125,6 +136,12 @@ class Data:
     weights: dict[str, Positive] = Field(default_factory=dict)  # by source; empty: by its tokens
     split: tuple[NotNegative, NotNegative, NotNegative] = (98, 2, 0)  # train, valid, test [S3]
 
+    def __post_init__(self):
+        require(
+            sum(self.split) > 0,
+            f"data.split={list(self.split)}: shares of train, valid and test, not all of them 0",
+        )
+
 
 @section
 class Optim:
@@ -156,14 +173,16 @@ class Optim:
 class Train:
     """How long, with which batches, in which numbers."""
 
-    steps: Annotated[int, Field(ge=0)] = 0  # optimizer steps; give steps or tokens
-    tokens: Annotated[int, Field(ge=0)] = 0  # [S3: 270 B]
+    steps: Whole = 0  # optimizer steps; give steps or tokens
+    tokens: Whole = 0  # [S3: 270 B]
     global_batch: Count  # B, sequences in a step
     micro_batch: Count  # b, sequences that go through the model at once
     ramp: tuple[Count, Count, Count] | None = None  # first batch, step, tokens [S3]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # the bound is that of Megatron's shuffles
+    seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = (
+        1  # the bound is that of Megatron's shuffles
+    )
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
-    eval_every: Annotated[int, Field(ge=0)] = 0  # steps between validations; 0: only at the end
+    eval_every: Whole = 0  # steps between validations; 0: only at the end
     eval_batches: Count = 4  # global batches in one validation loss [S3: 4]
 
     def __post_init__(self):
@@ -225,7 +244,7 @@ def preset(name):
     """The Config of a preset; InputError names the nearest one where `name` is unknown."""
     if name not in PRESETS:
         raise InputError(
-            f"no preset {name!r}{_nearest(name, PRESETS)}; there are {', '.join(PRESETS)}"
+            f"no preset {name!r}; there are {', '.join(PRESETS)}{_nearest(name, PRESETS)}"
         )
     return _build(PRESETS[name])
 
@@ -245,7 +264,8 @@ def load(source, overrides=()):
         require(equals and dot, f"override {override!r}: write section.key=value")
         if part not in SECTIONS:
             raise InputError(
-                f"override {override!r}: no section {part!r}{_nearest(part, SECTIONS)}"
+                f"override {override!r}: no section {part!r}; there are {', '.join(SECTIONS)}"
+                f"{_nearest(part, SECTIONS)}"
             )
         values.setdefault(part, {})[name] = _yaml(text, f"override {override!r}")
     return _build(values)
@@ -267,8 +287,8 @@ def _read(path):
         text = path.read_text()
     except (OSError, ValueError):  # ValueError: not UTF-8, or not a possible path
         raise InputError(
-            f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset"
-            f"{_nearest(str(path), PRESETS)}; presets are {', '.join(PRESETS)}"
+            f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset; "
+            f"presets are {', '.join(PRESETS)}{_nearest(str(path), PRESETS)}"
         ) from None
     values = _yaml(text, str(path))
     require(isinstance(values, dict), f"{path}: expected the sections {', '.join(SECTIONS)}")
@@ -305,7 +325,7 @@ def _one_line(cls, error):
         for name in parents:
             cls = next(f.type for f in dataclasses.fields(cls) if f.name == name)
         keys = [field.name for field in dataclasses.fields(cls)]
-        return f"unknown key {where!r}{_nearest(key, keys)}; {cls.__name__} has {', '.join(keys)}"
+        return f"unknown key {where!r}; {cls.__name__} has {', '.join(keys)}{_nearest(key, keys)}"
     if first["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{where} is missing: give it a value"
     if first["type"] == "dataclass_type":

@@ -74,12 +74,14 @@ def generator(*purpose, device="cpu"):
 
 @contextlib.contextmanager
 def default_generator(*purpose):
-    """Seed PyTorch's own generators by `purpose` in the block, for kernels that accept no other.
+    """Seed PyTorch's own generator of device() in the block, for kernels that accept no other.
 
-    The states from before, of the CPU and of every GPU, come back at the end.
+    Its state from before comes back at the end.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed_of(*purpose))
+    gpu = device().type == "cuda"
+    with torch.random.fork_rng([device()] if gpu else []):
+        seed = torch.cuda.manual_seed if gpu else torch.default_generator.manual_seed
+        seed(seed_of(*purpose))
         yield
 
 

@@ -54,7 +54,7 @@ PRESETS = {
         parallel=dict(tp=1, pp=1, dp=64),
         **_MEGATRON_2019,
     ),
-    "megatron-8b": dict(  # 8.3 B on 8-way tensor parallelism [S24]
+    "megatron-8b": dict(  # 8.3 B on 8-way tensor parallelism [S24]; heads nc
         model=_shape(72, 3072, 32, 1024),
         parallel=dict(tp=8, pp=1, dp=64, recompute="full"),
         **_MEGATRON_2019,

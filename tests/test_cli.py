@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from minimtnlg import cli, doctor
+from minimtnlg.ranks import RankError
 
 SMALL = [
     "model.layers=1", "model.hidden=32", "model.heads=2", "model.seq=32", "model.vocab=1024",
@@ -90,6 +91,27 @@ def test_what_stops_a_command_is_one_line(monkeypatch, capsys, error, status, sa
     code, _, err = call(monkeypatch, capsys, "train", "nano", "--out", "x")
     assert code == status
     assert err.startswith("minimtnlg: ") and says in err and err.count("\n") == 1
+
+
+def test_a_mistake_found_in_a_rank_is_one_line_too(monkeypatch, capsys):
+    def fail(message):
+        raise RankError("rank 0 of 1 raised ...", 0, "InputError", message, "lines")
+
+    monkeypatch.setattr(cli, "app", lambda: fail("parallel.tp=3 does not divide"))
+    assert call(monkeypatch, capsys) == (2, "", "minimtnlg: parallel.tp=3 does not divide\n")
+
+
+def test_a_corpus_that_changed_since_is_not_reused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("one rank sends and the other rank receives " * 40)
+    words = ["data", "prepare", "--out", tmp_path / "corpus", "--vocab", 300]
+    words += ["--sources", tmp_path / "a.txt"]
+    assert call(monkeypatch, capsys, *words)[0] == 0
+    file = next((tmp_path / "corpus").glob("*.bin"))
+    tokens = bytearray(file.read_bytes())
+    tokens[0] ^= 1
+    file.write_bytes(tokens)
+    status, _, err = call(monkeypatch, capsys, *words)
+    assert status == 2 and "has changed since it was prepared" in err
 
 
 def test_sources_are_listed_with_their_licences(monkeypatch, capsys):

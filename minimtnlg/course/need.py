@@ -13,7 +13,7 @@ from minimtnlg.errors import InputError
 THINGS = {  # what it is, and what it takes the first time, measured on two cores
     "corpus": "the default corpus: a download of 27 MB and about 15 s",
     "tokenizer": "the tokenizer of the default corpus, made with it",
-    "nano": "a trained nano: about two minutes beyond the corpus",
+    "nano": "a trained nano: about a minute beyond the corpus",
 }
 
 

@@ -10,7 +10,9 @@ import math
 def learning_rate(tokens, optim):
     """Rate after `tokens` tokens: linear up to lr, cosine down to min_lr, then constant.
 
-    MT-NLG: 1 B tokens up to 5e-5, down to a tenth over 340 B, warm-up included [S3, sec. 2.4].
+    MT-NLG: 1 B tokens up to 5e-5, down to a tenth over 340 B, warm-up included [S3, sec. 2.4]. A
+    step asks with its own tokens counted in, so that the first one moves; Megatron's asks without,
+    one step behind.
     """
     if tokens < optim.warmup_tokens:
         return optim.lr * tokens / optim.warmup_tokens

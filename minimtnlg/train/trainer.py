@@ -86,6 +86,11 @@ def open_corpus(config, progress=True):
 def draw_data(config, corpus):
     """(train, valid): all samples that the run will read, as data.batches draws them."""
     train, seq = config.train, config.model.seq
+    if max(train.steps * train.global_batch, train.tokens // seq) > 2**31:
+        raise InputError(
+            f"train.steps={train.steps}, train.tokens={train.tokens} come to more than 2**31 "
+            "samples, too many to draw: lower them"
+        )
 
     def part(name, samples):
         return data.draw(

@@ -210,3 +210,11 @@ def test_runs_that_can_not_be_read(run, config, tmp_path):
     copy.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="can't read the weights"):
         load_run(tmp_path)
+
+
+def test_a_length_beyond_all_bounds_is_refused_at_once(config, tmp_path):
+    endless = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, tokens=0, steps=10**12)
+    )
+    with pytest.raises(InputError, match="more than 2\\*\\*31 samples"):
+        train(endless, tmp_path / "run", progress=False)
