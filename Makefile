@@ -16,9 +16,11 @@ course: .venv/course
 test: .venv/test
 	$(BIN)/python -m pytest
 
+# The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course
 	$(BIN)/minimtnlg course start work
-	$(BIN)/jupyter lab work/course_map.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/work/course_map.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 # The environment is made again when it is missing, half made, older than the files that it is made
 # from, or when its interpreter has gone.
