@@ -82,7 +82,7 @@ def train(
         f"unigram entropy  {result['unigram_entropy']:.3f}  "
         "(the best of a model that sees no context)"
     )
-    _draw_loss(out)
+    _draw_loss(out, result["unigram_entropy"])
     _show_sample(out)
 
 
@@ -129,8 +129,11 @@ def _show_sample(run, prompt="The history of the"):
     print(f"greedy sample    {prompt}|{tokenizer.decode(ids)!s}")
 
 
-def _draw_loss(run):
-    """Write RUN/loss.png where matplotlib is installed; say how to get it where it is not."""
+def _draw_loss(run, entropy):
+    """Write RUN/loss.png where matplotlib is installed; say how to get it where it is not.
+
+    entropy: of single tokens, in nats: the line that a model has to get below.
+    """
     try:
         from minimtnlg.course.plots import loss_curve, style
 
@@ -139,7 +142,10 @@ def _draw_loss(run):
         print("no picture of the loss: pip install 'minimtnlg[course]' brings matplotlib")
         return
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    loss_curve({run.name: rows})[0].savefig(run / "loss.png")
+    fig, ax = loss_curve({run.name: rows})
+    ax.axhline(entropy, color="black", linestyle=":", label="unigram entropy")
+    ax.legend()
+    fig.savefig(run / "loss.png", dpi=144, bbox_inches="tight")
     print(f"picture          {run / 'loss.png'}")
 
 
