@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "minimtnlg"
 
 # From the ground up. Modules of one level do not know each other, unless they are one package.
 LEVELS = [
-    {"errors"},
+    {"errors", "files"},
     {"presets"},
     {"config"},
     {"device"},

@@ -6,7 +6,6 @@ start   copies without outputs in `work/`, where a learner edits
 """
 
 import importlib.util
-import os
 import re
 import shutil
 import time
@@ -21,6 +20,7 @@ from minimtnlg.course.need import need
 from minimtnlg.course.sources import ROOT, exercise_sources, lessons, tags
 from minimtnlg.course.start import start as start
 from minimtnlg.errors import InputError
+from minimtnlg.files import appearing
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,8 @@ def _replace(path, text):
     """Write aside, then replace: nobody sees half a file; an equal file stays as it is."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with appearing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _line(result):

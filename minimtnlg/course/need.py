@@ -2,13 +2,9 @@
 
 import dataclasses
 import hashlib
-import os
-import shutil
-from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from minimtnlg.errors import InputError
+from minimtnlg.files import appearing, only_one
 
 THINGS = {  # what it is, and what it takes the first time, measured on two cores
     "corpus": "the default corpus: a download of 27 MB and about 15 s",
@@ -73,24 +69,9 @@ def _say(name, folder):
 
 def _once(folder, last_file, name, make):
     """`folder`, made by `make(part)` beside it if its `last_file` is not there yet."""
-    folder = Path(folder)
-    if (folder / last_file).exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{name}: another lesson is making it, waiting", flush=True)
-        lock.acquire()
-    try:
+    with only_one(folder.with_name(f"{folder.name}.lock"), name):
         if not (folder / last_file).exists():
             _say(name, folder)
-            part = folder.with_name(folder.name + ".part")
-            for leftover in (part, folder):  # of a process that was stopped
-                shutil.rmtree(leftover, ignore_errors=True)
-            make(part)
-            os.replace(part, folder)
-    finally:
-        lock.release()
+            with appearing(folder) as part:
+                make(part)
     return folder

@@ -4,9 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from filelock import FileLock
-
 from minimtnlg.course.sources import ROOT
+from minimtnlg.files import appearing, only_one
 
 
 def path():
@@ -35,12 +34,10 @@ def read():
 def note(kind, name, **facts):
     """Add `facts` to what is known of `name` among the `kind`; return all that is known."""
     file = path()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # two notebooks may be open
+    with only_one(file.with_name(f"{file.name}.lock"), file.name):  # two notebooks may be open
         stored = read()
         entry = stored[kind].setdefault(name, {})
         entry.update(facts)
-        aside = file.with_suffix(".part")
-        aside.write_text(json.dumps(stored, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(aside, file)
+        with appearing(file) as aside:
+            aside.write_text(json.dumps(stored, indent=1, sort_keys=True), encoding="utf-8")
     return entry

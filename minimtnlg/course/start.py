@@ -3,13 +3,13 @@
 import hashlib
 import itertools
 import json
-import os
 from pathlib import Path
 
 import nbformat
 
 from minimtnlg.course import pages
 from minimtnlg.course.sources import ROOT, exercise_sources, lessons
+from minimtnlg.files import appearing
 
 
 def start(folder="work", root=ROOT):
@@ -24,9 +24,8 @@ def start(folder="work", root=ROOT):
     counts = {"new": 0, "refreshed": 0, "unchanged": 0, "edited": 0}
     for name, notebook in _notebooks(root):
         counts[_copy(folder, name, notebook, record)] += 1
-        aside = record_file.with_suffix(".part")
-        aside.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(aside, record_file)
+        with appearing(record_file) as aside:
+            aside.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     edited = counts.pop("edited")
     print(f"{folder}: " + ", ".join(f"{number} {state}" for state, number in counts.items()))
     if edited:
@@ -66,10 +65,8 @@ def _copy(folder, name, notebook, record):
         state = "edited" if edited else "refreshed"
     if state != "unchanged":
         target = _beside(path, record.get(name), new) if state == "edited" else path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(target.name + ".part")
-        aside.write_text(nbformat.writes(notebook, version=4) + "\n", encoding="utf-8")
-        os.replace(aside, target)
+        with appearing(target) as aside:
+            aside.write_text(nbformat.writes(notebook, version=4) + "\n", encoding="utf-8")
     record[name] = new
     return state
 

@@ -8,14 +8,11 @@ afresh.
 import contextlib
 import hashlib
 import json
-import os
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from minimtnlg.data.corpus import Corpus, sha256
@@ -24,6 +21,7 @@ from minimtnlg.data.packages import cache_dir
 from minimtnlg.data.sources import DEFAULT_SOURCES, SOURCES, documents, facts, label
 from minimtnlg.data.tokenizer import check_size, gpt2, train
 from minimtnlg.errors import InputError
+from minimtnlg.files import appearing, only_one
 
 CHARACTERS_PER_TOKEN = 1000  # of each source, for training a tokenizer: all weigh about alike
 BATCH = 1_000_000  # characters that are encoded at a time
@@ -46,7 +44,8 @@ def prepare(out, sources=None, vocab=2048, progress=True):
         check_size(vocab)
     options = {"sources": list(sources.values()), "vocab": vocab}
     try:
-        with _only_one(out):
+        name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+        with only_one(cache_dir() / "locks" / f"{name}.lock", out):
             if not _finished(out, options):
                 _prepare(out, sources, vocab, options, progress)
     except OSError as error:
@@ -86,24 +85,6 @@ def _resolved(sources):
     return found
 
 
-@contextlib.contextmanager
-def _only_one(out):
-    """Let no two processes of this machine prepare the same folder; the later one waits."""
-    folder = cache_dir() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(folder / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that is preparing {out}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _finished(out, options):
     """Whether `out` is a corpus made with these options; an InputError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -118,10 +99,8 @@ def _finished(out, options):
 
 
 def _prepare(out, sources, vocab, options, progress):
-    aside = out.resolve().with_name(f".{out.resolve().name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # what a killed preparation left
-    aside.mkdir(parents=True)
-    try:
+    with appearing(out.resolve()) as aside:
+        aside.mkdir()
         made = {name: _read(name, source, aside, progress) for name, source in sources.items()}
         tokenizer = gpt2() if vocab == "gpt2" else _train(made, aside, vocab, progress)
         for name in sources:
@@ -142,11 +121,6 @@ def _prepare(out, sources, vocab, options, progress):
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (aside / "corpus.json").write_text(text, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty, as was checked; not every system replaces a folder
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read(name, source, folder, progress):

@@ -4,7 +4,6 @@ A file appears whole or not at all, and `latest` names it only when it is there.
 folder can be executed.
 """
 
-import os
 from pathlib import Path
 
 import safetensors
@@ -13,15 +12,17 @@ from safetensors.torch import load_file, save_file
 from minimtnlg import config as configuration
 from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
+from minimtnlg.files import appearing
 from minimtnlg.model import GPT
 
 
 def save_weights(model, run, step):
     """Write RUN/checkpoints/step-N/model.safetensors, then let RUN/latest name it."""
     folder = Path(run) / "checkpoints" / f"step-{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _appear(folder / "model.safetensors", lambda path: save_file(model.state_dict(), path))
-    _appear(Path(run) / "latest", lambda path: path.write_text(folder.name))
+    with appearing(folder / "model.safetensors") as path:
+        save_file(model.state_dict(), path)
+    with appearing(Path(run) / "latest") as path:
+        path.write_text(folder.name)
 
 
 def load_run(run):
@@ -44,10 +45,3 @@ def load_run(run):
         reason = " ".join(str(error).split())
         raise InputError(f"can't read the weights in {path}: {reason}") from None
     return config, model
-
-
-def _appear(path, write):
-    """Let `write` fill a file aside, then give it its name in one move."""
-    aside = path.with_name(path.name + ".partial")
-    write(aside)
-    os.replace(aside, path)
