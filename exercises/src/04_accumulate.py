@@ -12,10 +12,11 @@
 # `mask`.
 #
 # Leave in `.grad` of each parameter the gradient of the **mean over all tokens that count**, in all
-# micro-batches together, and return that mean. Run `backward` once for each micro-batch: together
-# they would not fit into memory.
+# micro-batches together. Return that mean. Run `backward` once for each micro-batch, because all of
+# them together would not fit into memory.
 #
-# - The parameters may still hold gradients of the step before. They must not count.
+# - At the start each `.grad` is `None`, or still holds a gradient of the step before, which must not
+#   count.
 # - A micro-batch may have no token that counts. A whole batch without one has loss 0 and gradient 0.
 # - A parameter that the batch never touches has gradient 0, not `None`.
 #
@@ -79,7 +80,7 @@ def _run(student, weights, losses, batches, before=None):
     got = student(parameters, lambda rows: losses(parameters, rows), batches)
     if any(p.grad is None for p in parameters):
         what = "the .grad of every parameter after the call, also of one that no loss depends on"
-        raise Feedback(what, "a tensor (zeros where nothing was added)", "None", "the third rule")
+        raise Feedback(what, "a tensor (zeros where nothing was added)", "None", "the last rule of the statement")
     return got, [p.grad for p in parameters]
 
 
@@ -119,8 +120,8 @@ def any_cut_gives_the_same(student):
     for cut in (12, 6, 4, 3, 1):
         batches = list(zip(numbers.split(cut), mask.split(cut), strict=True))
         loss, (gradient,) = _run(student, W, _product, batches)
-        expect(loss, mean, f"the loss in {12 // cut} pieces", "a cut must not change the result")
-        expect(gradient.item(), mean, f"the gradient in {12 // cut} pieces", "count N over all")
+        expect(loss, mean, f"the loss in pieces of {cut}", "a cut must not change the result")
+        expect(gradient.item(), mean, f"the gradient in pieces of {cut}", "count N over all")
 
 
 # %% tags=["hidden"]
@@ -128,7 +129,8 @@ def old_gradients_do_not_count(student):
     """Gradients of the step before are gone"""
     batches = [(_one(6), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
     _, (gradient,) = _run(student, W, _product, batches, before=100.0)
-    expect(gradient.item(), 3.0, "the gradient when .grad held 100 before", "backward adds")
+    look_at = "backward adds to what .grad holds: it must be zero before the first backward"
+    expect(gradient.item(), 3.0, "the gradient when .grad held 100 before", look_at)
 
 
 def nothing_to_count(student):

@@ -13,10 +13,10 @@
 # Write `Checkpoint`. `Checkpoint.apply(function, *inputs)` returns what `function(*inputs)`
 # returns, one tensor or a tuple of tensors.
 #
-# **Target:** the gradients of inputs and weights of a plain call, to the last digit. Nothing but
-# the inputs is kept between forward and backward. `function` runs once in each. Dropout that uses
-# PyTorch's global generator (of the CPU) draws the same mask both times, and the generator goes on
-# afterwards as though there had been no second time.
+# **Target:** inputs and weights get the gradients of a plain call, to the last digit. Nothing but
+# the inputs is kept between forward and backward. `function` runs once in forward and once in
+# backward. Dropout that uses PyTorch's global generator (of the CPU) draws the same mask both
+# times. After backward the generator goes on as if there had been no second run.
 
 # %%
 import torch
@@ -39,18 +39,18 @@ class Checkpoint(torch.autograd.Function):
 
 
 # %% [markdown] tags=["hint"]
-# Begin with the lesson's `Checkpoint` and replace `x` by `*inputs`. Which inputs may be asked for a
-# gradient in the second run? Compare `x.requires_grad` before and after `detach`.
+# Begin with the lesson's `Checkpoint` and replace `x` by `*inputs`. In the second run, which inputs
+# may require a gradient? Compare `x.requires_grad` before and after `detach`.
 
 # %% [markdown] tags=["hint"]
-# `torch.autograd.backward(outputs, gradients)` is `y.backward(gradient)` for several outputs; like
-# it, it fills `.grad` of the weights and of the detached inputs. Return one entry for each argument
-# of `forward`, that is, `None` for `function` and then the inputs' `.grad`.
+# `torch.autograd.backward(outputs, gradients)` is `y.backward(gradient)` for several outputs. It
+# too fills `.grad` of the weights and of the detached inputs. Return one entry for each argument of
+# `forward`: `None` for `function`, then the `.grad` of each input (a tuple, not a list in a tuple).
 
 # %% [markdown] tags=["hint"]
-# `torch.get_rng_state()` before the first run goes on `ctx`. In backward,
-# `with torch.enable_grad(), torch.random.fork_rng():` records, and gives the generator its present
-# state back at the end; inside, `torch.set_rng_state(...)` puts the old one in place.
+# Store `torch.get_rng_state()` on `ctx` before the first run. In backward,
+# `with torch.enable_grad(), torch.random.fork_rng():` turns recording on, and at its end gives the
+# generator its present state back. Inside it, `torch.set_rng_state(...)` sets the old state.
 
 
 # %% tags=["solution"]

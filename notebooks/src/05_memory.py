@@ -1,6 +1,7 @@
 # ---
 # question: Which bytes does a training step hold, and which can be thrown away and made again?
-# needs: [training state, layout, rank, causal attention, number format, master weights, micro-batch]
+# needs:
+#   [training state, layout, rank, causal attention, number format, master weights, micro-batch]
 # introduces:
 #   saved tensor: A tensor that autograd puts aside in forward because backward will need it.
 #   autograd.Function: A forward and a backward by hand, which PyTorch then uses as one operation.
@@ -8,25 +9,25 @@
 #     Keeping only the input of a piece of the model and running its forward again when backward
 #     needs what was inside; *full* does so for whole layers, *selective* for the attention core.
 # minutes: 40
-# seconds: 30
+# seconds: 25
 # ---
 
 # %% [markdown]
 # # Memory
 #
-# A model does not fail to train because its weights do not fit. It fails because of everything
-# that stands beside the weights. Here every byte of a training step gets a name and a reason, and
-# then we learn to live with fewer of them.
+# The weights of a model often fit into memory, and training it fails all the same. What does not
+# fit is everything that stands beside the weights. Here every byte of a training step gets a name
+# and a reason. Then we learn to live with fewer bytes.
 
 # %% [markdown]
 # ## Question
 #
 # Which bytes does a training step hold, and which can be thrown away and made again?
 #
-# Two kinds are held. The **training state** lives from step to step: weights, gradients, what the
-# optimizer remembers. The **activations** live from forward to backward: each layer's results that
-# the chain rule asks for later. The first kind depends on the model alone. The second also depends
-# on how many tokens go through at once.
+# Two kinds are held. The **training state** lives from step to step: weights, gradients, and what
+# the optimizer remembers. The **activations** live from forward to backward: they are the results
+# that the chain rule asks for later. The first kind depends on the model alone. The second also
+# depends on how many tokens go through at once.
 
 # %%
 import statistics
@@ -55,7 +56,7 @@ MB, GB, TB = 1e6, 1e9, 1e12
 bf16 = torch.bfloat16
 
 # %% [markdown]
-# One layer serves for most of the lesson. It is tiny, but $5as/h$, a ratio that we shall meet, is
+# One layer serves for most of the lesson. It is tiny. But a ratio that we shall meet, $5as/h$, is
 # that of MT-NLG's layers: 64.
 
 # %% tags=["parameters"]
@@ -67,29 +68,32 @@ micro_batch: int = 2  # b, sequences
 # %% [markdown]
 # ## Predict
 #
-# `nano` is a model of 8 layers and about two million parameters. 32 sequences of 128 tokens go
-# through it at once, in bf16. Divide the bytes of its activations by the bytes of its whole
-# training state. Type your guess in place of `None`, then run the cell.
+# Type your guess in place of `None`, then run the cell.
+#
+# `nano` is a model of 8 layers with $h = 128$, about two million parameters. 32 sequences of 128
+# tokens go through it at once, in bfloat16 (`bf16`). Divide the bytes of its activations by the
+# bytes of its whole training state. What comes out?
 
 # %%
 predict("activations_over_state", None)
 
 # %% [markdown]
-# A layer receives $s \times b \times h$ numbers. How many times the bytes of this input does
-# the small layer above keep until backward?
+# A layer receives $s \times b \times h$ numbers. The small layer above keeps much more than this
+# input until backward. How many times the bytes of the input does it keep?
 
 # %%
 predict("layer_keeps_times_its_input", None)
 
 # %% [markdown]
-# Now we keep nothing but the input of a layer, and compute its forward a second time in backward.
-# By how many percent does forward and backward of this layer take longer?
+# Now we keep nothing of a layer but its input, and run its forward a second time when backward
+# needs the rest. By how many percent do forward and backward together take longer?
 
 # %%
 predict("full_recomputation_percent", None)
 
 # %% [markdown]
-# Last, a layer with dropout is recomputed like this. Nothing else is done about the dropout.
+# Last, we do the same to a layer with dropout, which sets some of its numbers to zero at random. We
+# take no special care of the dropout. What do we get?
 
 # %%
 predict(
@@ -101,8 +105,9 @@ predict(
 # %% [markdown]
 # ## Trouble
 #
-# First the state. We let the package take one step with `nano` in bf16, then run one more backward
-# and look at everything that is alive. The text is random: bytes do not depend on what is read.
+# First the state. We let the package take one step with `nano` in bf16. Then we run one more
+# backward and look at everything that is alive. The text is random, because the number of bytes
+# does not depend on what is read.
 
 # %%
 nano = preset("nano")
@@ -146,16 +151,13 @@ assert total_state == 20 * parameters
 # gradients, 4 + 4 for Adam [S3, sec. 2.1.1]. Lesson 04 said why each of them is there.
 #
 # Now the activations. When an operation runs forward, autograd puts aside the tensors that its
-# backward will read: the **saved tensors**. PyTorch lets us watch. `saved_tensors_hooks` calls our
-# `pack` with each tensor at the moment when it is put aside.
+# backward will read: the **saved tensors**. PyTorch lets us watch. With `saved_tensors_hooks` it
+# calls our function `pack` on each tensor at the moment when it is put aside.
 #
-# Two rules keep the count honest. Several saved tensors may be views of one piece of memory: a
-# *storage*. We count each storage once. And a weight that is put aside is there anyway, so it does
-# not count.
+# Two rules keep the count honest. Several saved tensors may be views of one piece of memory, a
+# *storage*; we count each storage once. And a weight is in memory anyway, so it does not count.
 
 # %%
-
-
 def saved(call, module):
     """The storages that autograd puts aside during call(), in order, weights of `module` left out.
 
@@ -211,8 +213,8 @@ figure(
 gpt, optimizer, state, adam = None, None, None, None  # give the memory back
 
 # %% [markdown]
-# The line goes up without end. More sequences at once, longer sequences, more layers: each
-# multiplies it. To shorten it we must know what it is made of.
+# The line rises without end. More sequences at once, longer sequences, more layers: each adds to
+# what is kept. To keep less, we must know what it is made of.
 
 # %% [markdown]
 # ## Idea
@@ -224,8 +226,9 @@ gpt, optimizer, state, adam = None, None, None, None  # give the memory back
 # - a sum $x + y$ has derivative 1: nothing;
 # - a product $x w$ has derivatives $w$ and $x$: both factors;
 # - $\tanh x$ has derivative $1 - \tanh^2 x$: its *output*;
-# - GeLU has a derivative that is a formula in $x$: its *input*;
-# - dropout multiplies by a mask of zeros and ones: the mask, one byte a number.
+# - softmax, like $\tanh$, keeps its *output*;
+# - GeLU and LayerNorm have derivatives that are formulas in $x$: their *input*;
+# - dropout multiplies by a random mask of zeros and ones: the mask, one byte a number.
 #
 # A small case by hand. $x$ has $2 \times 4$ numbers in fp32, so 32 bytes. In
 # $y = x + \text{dropout}(\tanh(x w))$ the product keeps $x$ (32 bytes; $w$ is a weight), tanh keeps
@@ -246,16 +249,18 @@ for (name, expected), (size, shape) in zip(by_hand.items(), found, strict=True):
 # %% [markdown]
 # ### A layer, term by term
 #
-# The same reasoning, operation by operation, for a whole transformer layer in 16 bits [S13,
-# sec. 4.1]. One tensor of $s \times b \times h$ numbers takes $2sbh$ bytes, its dropout mask $sbh$.
-# The attention weights are $a$ matrices of $s \times s$ a sequence: $as^2b$ numbers, which is
+# We reason in the same way, operation by operation, about a whole layer in 16 bits [S13, sec. 4.1].
+# A tensor of $s \times b \times h$ numbers takes $2sbh$ bytes, its dropout mask $sbh$. The
+# attention weights are $a$ matrices of $s \times s$ for each sequence: $as^2b$ numbers, which is
 # $sbh \cdot as/h$. So every term is a number times $sbh$.
+#
+# The attention weights come three times. The softmax keeps its output, dropout keeps its mask, and
+# the product with $V$ keeps both factors: the softmax after dropout, and $V$. Three tensors,
+# $Q$, $K$ and $V$, are factors of the products inside attention: $6sbh$.
 #
 # In the picture each bar begins where the one above it ends: it is one stacked bar, unrolled.
 
 # %%
-
-
 def layer_terms(s, h, a):
     """[(name, bytes in units of sbh, part)] of one layer, in the order of its forward pass."""
     weights = a * s / h  # numbers in the attention weights, in units of sbh
@@ -307,7 +312,7 @@ figure(
 )
 
 # %% [markdown]
-# Add them up. The terms without $s \times s$ give 34, the three with it give $5as/h$:
+# Add them up. The terms without $s \times s$ give 34; the three with it give $5as/h$:
 #
 # $$\text{bytes kept by a layer} = sbh \left(34 + 5\,\frac{as}{h}\right)$$
 #
@@ -320,26 +325,29 @@ figure(
 # backward arrives at the layer, run its forward again. This is **activation checkpointing**, also
 # called recomputation. It trades time for memory, and there are two usual cuts:
 #
-# - *full*: of each layer only the input stays, $2\,sbh$. The price is one more forward pass of the
-#   layer. A forward has half the arithmetic of a backward, so a third of both together.
+# - *full*: only the input of each layer stays, $2\,sbh$. The price is one more forward pass of the
+#   layer. Forward has half the arithmetic of backward, so this adds a third to both together.
 # - *selective*: only the attention core is made again, from Q, K and V, which stay. $34\,sbh$
-#   remain. The core is large in memory and small in arithmetic: it is the cheapest thing to throw
+#   remain. The core is large in memory and small in arithmetic, so it is the cheapest part to throw
 #   away [S13, sec. 5].
 #
-# In the picture, full keeps the black bar, selective throws away the hatched ones.
+# In the picture, full keeps only the black bar; selective throws away the hatched ones.
+#
+# With full recomputation backward makes *one* layer again at a time. So a model of $L$ layers holds
+# $L$ inputs, and besides them the inside of one layer. At its highest point it holds about
+# $sbh\,(2L + 32 + 5as/h)$: the 2 of that layer's input is already among the $2L$.
 
 # %% [markdown]
 # ## Code
 #
 # ### The terms, measured
 #
-# We hold the formula's conditions: 16 bits, dropout 0.1 with a mask of one byte, and the attention
-# that writes out its $s \times s$ weights (`readable`). The hook delivers the storages in the order
-# of the forward pass, so we can lay them beside the list.
+# We keep to the formula's conditions: 16 bits, dropout 0.1 with a mask of one byte, and the
+# attention that writes out its $s \times s$ weights (`readable`, lesson 01). The hook delivers the
+# storages in the order of the forward pass, so we can set them beside our list. `Draw` names the
+# random numbers of the dropout; *You might think* says why.
 
 # %%
-
-
 def config_of(layers=1, s=seq, h=hidden, a=heads, dropout=0.1, attention="readable"):
     """The configuration of a model on the formula's conditions, unless asked otherwise."""
     return Model(
@@ -355,11 +363,13 @@ def layer(dtype=bf16, **options):
     return block, x.to(device(), dtype).requires_grad_()
 
 
-names = [name for name, _, _ in terms]
-not_in_formula = "  (not in the formula)"
-for norm in ("input of LayerNorm 1", "input of LayerNorm 2"):  # mean and deviation of each row
-    names[names.index(norm) + 1 : names.index(norm) + 1] = [not_in_formula] * 2
-names.insert(names.index("softmax"), not_in_formula)  # the causal mask
+names, not_in_formula = [], "  (not in the formula)"
+for name, _, _ in terms:
+    if name == "softmax":
+        names.append(not_in_formula)  # the causal mask
+    names.append(name)
+    if "LayerNorm" in name:
+        names += [not_in_formula] * 2  # mean and deviation of each row
 
 sbh = seq * micro_batch * hidden
 draw = Draw(seed=1, step=0, micro_batch=0)
@@ -381,32 +391,30 @@ measured(
     "layer_keeps_times_its_input",
     kept / x.nbytes,
     unit="times",
-    tell="Of one layer alone; and the next layer keeps as much again.",
+    tell="That is one layer alone; the next one keeps as much again.",
 )
 
 # %% [markdown]
-# Every term is there to the byte. The lines without a formula are what it leaves out: the causal
-# mask, which does not grow with the batch, and two numbers a row for each LayerNorm.
+# Every term is right to the byte. The lines without a formula are what it leaves out: the causal
+# mask, which does not grow with the batch, and two numbers for each token in each LayerNorm.
 #
 # Q, K and V appear as one storage, because one product makes all three.
 #
 # ### A Function by hand
 #
-# To throw away and make again we must tell autograd what to do in backward. An
-# **`autograd.Function`** is the place for it. Three rules:
+# To throw something away and make it again, we must tell autograd what to do in backward. An
+# **`autograd.Function`** is the place for that. It has three rules:
 #
-# - `forward` runs without recording: what happens inside is not put aside.
+# - `forward` runs without recording: nothing that is computed inside is put aside.
 # - What backward needs goes through `ctx`: tensors by `ctx.save_for_backward`, other things as
 #   attributes.
-# - `backward` receives the gradient of the output and returns one gradient for each argument of
-#   `forward`, `None` for those that are not differentiated.
+# - `backward` receives the gradient of the output. It returns one gradient for each argument of
+#   `forward`, and `None` for arguments that have none.
 #
 # Dropout is the smallest case with something to throw away: its mask. If the mask comes from a
-# seed, the seed is enough; backward draws the same mask again.
+# seed, it is enough to keep the seed. Backward draws the same mask again.
 
 # %%
-
-
 class SeededDropout(torch.autograd.Function):
     """Dropout that keeps a seed instead of a mask."""
 
@@ -441,19 +449,17 @@ for function in (plain_dropout, SeededDropout.apply):
 assert torch.equal(*gradients.values())
 
 # %% [markdown]
-# The same gradient, bit for bit, and nothing kept but a number. What the mask did here, a whole
-# layer can do.
+# The gradient is the same, bit for bit, and nothing is kept but a seed. What we did to a mask we
+# can do to a whole layer.
 #
 # ### Checkpointing, written with it
 #
-# `forward` computes the output and keeps the input. `backward` makes a copy of the input that is
-# cut off from the past (`detach`), computes the output again, this time with recording on, and
-# calls backward on this small piece. That fills the gradients of the weights inside, and that of
-# the copy, which is what we return.
+# `forward` computes the output and keeps the input. `backward` takes the input without its history
+# (`detach`) and computes the output again, this time with recording on. Then it calls backward on
+# this small piece. That fills the gradients of the weights inside. It also fills the gradient of
+# the detached input, and this one we return.
 
 # %%
-
-
 class Checkpoint(torch.autograd.Function):
     """function(x), keeping x alone. For one tensor in and one tensor out."""
 
@@ -478,10 +484,10 @@ size = saved_bytes(lambda: Checkpoint.apply(lambda x: block(x, draw), x), block)
 print(f"the layer with Checkpoint keeps {size / sbh:g} sbh")
 
 # %% [markdown]
-# The input, and nothing else. The package's version is `recomputed`. It takes any number of inputs
-# and uses PyTorch's own checkpointing, which is built on the hooks that we counted with. A GPT
-# with `recompute="full"` calls it on each block, one with `recompute="selective"` on the attention
-# core.
+# It keeps the input, and nothing else. The package's version is `recomputed`. It takes any number
+# of inputs and uses PyTorch's own checkpointing, which is built on the hooks that we counted with.
+# A GPT with `recompute="full"` calls it on each layer (a *block* in code), one with
+# `recompute="selective"` on the attention core.
 
 # %%
 show(recomputed)
@@ -492,12 +498,10 @@ show(recomputed)
 # *The second forward is the same code on the same input, so it gives the same numbers.*
 #
 # Not if it draws random numbers. Ordinary dropout takes its mask from PyTorch's one global
-# generator, and that has moved on. We run it in float64 with the same seed before both passes, so
-# that the outputs agree.
+# generator, and by the second forward this has moved on. We compare a plain call with a
+# checkpointed one, in float64. Both begin with the same seed, so their outputs must agree.
 
 # %% tags=["predict"]
-
-
 def with_global_dropout(x):
     return block(torch.nn.functional.dropout(x, 0.1), None)
 
@@ -533,18 +537,19 @@ measured(
 )
 
 # %% [markdown]
-# There are two ways out. One is to store the state of the generator before the first forward and
-# to put it back before the second; you will do so in the exercise. The other is to name every draw
-# by its purpose, so that no pass depends on the one before it. The package does this with `Draw`,
-# and so its second forward needs no care.
+# There are two ways out. One is to store the state of the generator before the first forward, and
+# to put it back before the second. You will do so in the exercise. The other is to name every draw
+# by its purpose: the same name gives the same numbers, whatever was drawn before. The package does
+# this with `Draw`, so its second forward needs no special care.
 
 # %% [markdown]
 # ## Proof
 #
 # ### The gradients are the same
 #
-# In float64, with dropout, for a model of three layers: all gradients, with each way to recompute,
-# against those without. And one layer with our `Checkpoint`.
+# We take a model of three layers in float64, with dropout. All its gradients, with each way to
+# recompute, are compared with those without. Then we do the same for one layer, with our
+# `Checkpoint` as well.
 
 # %%
 ids = torch.randint(64, (micro_batch, seq + 1), generator=torch.Generator().manual_seed(2))
@@ -584,16 +589,14 @@ for name, way in ways.items():
     assert difference <= 1e-12
 
 # %% [markdown]
-# The same operations on the same numbers in the same order: there is nothing that could differ.
+# These are the same operations on the same numbers in the same order, so nothing can differ.
 #
 # ### The formula holds at other sizes
 #
-# Three sizes, three ways. `full` is exact; the others are above the formula by the causal mask and
-# the LayerNorms' numbers.
+# Three sizes, three ways. `full` is exact. The other two lie slightly above the formula, by what we
+# saw in the list: the LayerNorms' numbers and, without recomputation, the causal mask.
 
 # %%
-
-
 def kept_by_layer(s, b, h, a, recompute):
     """Bytes, in units of sbh, that one more layer adds to what a model keeps."""
     tokens = torch.zeros(b, s, dtype=torch.long, device=device())
@@ -616,15 +619,39 @@ for s, b, h, a in [(64, 4, 64, 4), (128, 2, 160, 16), (256, 2, 256, 8)]:
         assert 1 <= got / expected < 1.015
 
 # %% [markdown]
-# ### The count is real memory
+# ### What other settings change
 #
-# The hooks say what autograd asks for. Is this what the machine holds? A second instrument, which
-# knows nothing of autograd: a `TorchDispatchMode` sees every operation. We add up the storages as
-# they appear, and take them off when the last reference dies.
+# The formula is made for 16 bits, dropout 0.1 and attention weights in memory. What does the same
+# small layer keep under other settings?
 
 # %%
+print(f"{'dtype':10}{'dropout':>8}  {'attention':10}{'kept, in units of sbh':>24}")
+for dtype in (bf16, torch.float32):
+    for p in (0.1, 0.0):
+        for attention in ("readable", "sdpa"):
+            block, x = layer(dtype=dtype, dropout=p, attention=attention)
+            size = saved_bytes(lambda block=block, x=x: block(x, draw), block)
+            kind = str(dtype).removeprefix("torch.")
+            print(f"{kind:10}{p:8.1f}  {attention:10}{size / sbh:24.2f}")
 
+# %% [markdown]
+# - **fp32** doubles all but the masks.
+# - **No dropout** saves the masks and the softmax after dropout: $2 + 3as/h$ less.
+# - **SDPA** is PyTorch's own attention (lesson 01), a single operation that never stores the $s
+#   \times s$ weights. Without dropout it keeps what selective recomputation keeps, less the masks.
+#   It *is* selective recomputation, done inside one operation. So the package refuses a
+#   configuration with both `selective` and `sdpa`.
+# - **SDPA with dropout** has no such operation on a CPU. PyTorch falls back to an attention that
+#   keeps more than ours. On a GPU it has one.
 
+# %% [markdown] tags=["deeper"]
+# ### Deeper: the count is real memory
+#
+# The hooks say what autograd asks for. Is this what the machine holds? We build a second instrument
+# that knows nothing of autograd. A `TorchDispatchMode` sees every operation. We add up the storages
+# as they appear, and take each off when its last reference dies.
+
+# %% tags=["deeper"]
 class Meter(TorchDispatchMode):
     """Bytes of the storages that were made inside and are still alive, after every operation."""
 
@@ -666,7 +693,7 @@ for recompute in ("none", "selective", "full"):
     )
     assert abs(after_forward - count) <= own
 
-# %%
+# %% tags=["deeper"]
 fig, axes = plt.subplots(3, 1, sharex=True, sharey=True, figsize=(7, 5.5))
 for ax, (recompute, (line, forward_ends)) in zip(axes, lines.items(), strict=True):
     ax.fill_between(range(len(line)), line, color=COLOURS["blue"], linewidth=0)
@@ -688,45 +715,21 @@ figure(
     "way down has a spike for each layer.",
 )
 
-# %% [markdown]
-# The two instruments agree. The lines rise in forward and fall in backward; what is left at the
+# %% [markdown] tags=["deeper"]
+# The two instruments agree. The lines rise in forward and fall in backward. What is left at the
 # right edge is the gradients of the weights.
 #
 # With `full` the way down is a saw: each tooth is one layer, made again, used and given back. So
-# the peak is not $2sbhL$. On the inputs stands *one* whole layer, $sbh(2L + 34 + 5as/h)$, and
-# beside them the gradients of the weights. The narrow spikes are results that live for a moment
-# only, such as the random numbers that become a mask.
-#
-# ### What other settings change
-#
-# The formula is made for 16 bits, dropout 0.1 and attention weights in memory. The same small
-# layer otherwise:
-
-# %%
-print(f"{'dtype':10}{'dropout':>8}  {'attention':10}{'kept, in units of sbh':>24}")
-for dtype in (bf16, torch.float32):
-    for p in (0.1, 0.0):
-        for attention in ("readable", "sdpa"):
-            block, x = layer(dtype=dtype, dropout=p, attention=attention)
-            size = saved_bytes(lambda block=block, x=x: block(x, draw), block)
-            kind = str(dtype).removeprefix("torch.")
-            print(f"{kind:10}{p:8.1f}  {attention:10}{size / sbh:24.2f}")
-
-# %% [markdown]
-# - **fp32** doubles all but the masks.
-# - **No dropout** saves the masks and the softmax after dropout: $2 + 3as/h$ less.
-# - **SDPA**, PyTorch's fused attention, never writes the $s \times s$ weights. Without dropout it
-#   keeps what selective recomputation keeps, less the masks: it *is* selective recomputation, done
-#   inside the kernel. So a configuration with `selective` and `sdpa` is refused.
-# - **SDPA with dropout on a CPU** has no fused kernel. PyTorch falls back to an attention in fp32
-#   that keeps more than ours. On GPUs the fused kernel knows dropout.
+# the peak is not the inputs alone, $2sbhL$. *One* whole layer stands on top of them, as *Idea*
+# said, and beside them the gradients of the weights. The narrow spikes are results that live only
+# for a moment, such as the random numbers that become a mask.
 
 # %% [markdown]
 # ## Cost
 #
-# What is paid is time. We take the layer of which times were published, that of a model of 22
-# billion parameters [S13, Table 4], with $s$, $h$ and $a$ divided by eight. So the attention core
-# has the same share of the arithmetic. The time is the median of seven alternating runs.
+# The price is time. We take a layer whose times were published, that of a model of 22 billion
+# parameters [S13, Table 4]. We divide its $s$, $h$ and $a$ by eight, so that the attention core
+# keeps its share of the arithmetic. Each time is the median of seven alternating runs.
 
 # %% tags=["predict"]
 # milliseconds of forward and backward
@@ -811,7 +814,7 @@ figure(
 )
 
 # %% [markdown]
-# What would the arithmetic alone say?
+# What does the arithmetic alone predict?
 
 # %%
 for name in ("selective", "full"):
@@ -820,12 +823,12 @@ for name in ("selective", "full"):
     print(f"{name:10} {100 * more / base:5.1f} % more arithmetic in the layer")
 
 # %% [markdown]
-# The published times are above both numbers. The parts of a layer that move memory and multiply
-# nothing (dropout, softmax, LayerNorm, GeLU) cost time that arithmetic does not count, and much of
-# it lies in what is made again.
+# The published overheads are above both numbers. A likely reason: dropout, softmax, LayerNorm and
+# GeLU move much memory and multiply no matrices. They cost time that this count leaves out, and
+# much of it lies in what is made again.
 #
-# Our times have the same cause, and two more: a CPU draws its random masks slowly, and shares its
-# cores with whatever else runs. So look at the order of the bars, not at our last digit.
+# Our times have two causes more: a CPU draws its random masks slowly, and it shares its cores with
+# whatever else runs. So look at the order of the bars, not at our last digit.
 #
 # (The published layer ran on eight GPUs that share every layer. What such sharing changes in these
 # figures waits for lessons 09 and 10.)
@@ -833,9 +836,10 @@ for name in ("selective", "full"):
 # %% [markdown] tags=["deeper"]
 # ### Deeper: not every layer
 #
-# Why keep the input of *every* layer? Keep one in $k$, and backward makes $k$ layers again at a
-# time. Then $2L/k$ inputs are kept, and the work in hand is $k$ layers, $k(34 + 5as/h)$. The
-# smallest sum is at $k = \sqrt{2L / (34 + 5as/h)}$. For MT-NLG, $L = 105$:
+# Why keep the input of *every* layer? We could keep every $k$-th, and make $k$ layers again at a
+# time. Then the inputs take $2L/k$, and the $k$ layers in hand take $k\,(34 + 5as/h)$, all in units
+# of $sbh$. (Their own first input is counted twice; it hardly matters.) The sum is smallest at
+# $k = \sqrt{2L / (34 + 5as/h)}$. For MT-NLG, $L = 105$:
 
 # %% tags=["deeper"]
 mt = preset("mtnlg-530b").model
@@ -845,17 +849,17 @@ for k in (1, 2, 3, 5, 7):
 print(f"smallest at k = {(2 * mt.layers / full_layer) ** 0.5:.2f}")
 
 # %% [markdown] tags=["deeper"]
-# Between one and two: the published finding is that every one or two layers is best [S12].
-# And this was for all layers on one device; a GPU of MT-NLG has three of them.
+# The best $k$ lies between one and two. The published finding is also that every one or two layers
+# is best [S12]. And here all layers were on one device; a GPU of MT-NLG has three of them.
 
 # %% [markdown]
 # ## MT-NLG
 #
 # ### One sequence, all sequences
 #
-# MT-NLG's batch is 1920 sequences of 2048 tokens, through 105 layers of width 20 480. How many
-# bytes are kept if all go through at once, and what do recomputation and accumulation (lesson 04:
-# one micro-batch after the other) make of it?
+# MT-NLG's batch has 1920 sequences of 2048 tokens, which go through 105 layers of $h = 20\,480$.
+# How many bytes are kept if all go through at once? And how many with recomputation, and with
+# accumulation (lesson 04: one micro-batch after another)?
 
 # %%
 model = preset("mtnlg-530b").model
@@ -897,15 +901,15 @@ figure(
 )
 
 # %% [markdown]
-# The paper names the second and the third, which lesson 00 quoted: 16.9 TB for what is kept at the
-# borders of the layers, and 8.8 GB after accumulation over 1920 micro-batches [S3, sec. 2.1.1].
-# Nobody ever held 16.9 TB: it is the size of a step that nobody could take, and the reason to
+# The paper gives the second and the third, which lesson 00 quoted: 16.9 TB for what is kept at the
+# boundaries of the layers, and 8.8 GB after accumulation over 1920 micro-batches [S3, sec. 2.1.1].
+# Nobody ever held 16.9 TB. A step that needs so much cannot be taken, and that is the reason to
 # accumulate. The first number is ours, by the formula of this lesson (derived).
 #
 # ### What selective recomputation would save
 #
-# Selective recomputation was published after MT-NLG [S13]. Its authors count it for GPT-3 and for
-# MT-NLG:
+# Selective recomputation was published after MT-NLG [S13]. Its authors count what it would save for
+# GPT-3 and for MT-NLG:
 
 # %%
 print(f"{'':12}{'5as/h':>7}{'saved by selective':>20}{'more arithmetic':>17}")
@@ -918,9 +922,9 @@ for name, expected in (("gpt3-175b", (80, 70)), ("mtnlg-530b", (64, 65))):
     assert (round(r), round(saving)) == expected
 
 # %% [markdown]
-# The shares saved are those published, 70 % and 65 % [S13, sec. 5]. For the arithmetic the paper
-# prints 2.7 % and 1.6 %. To count the two products that are really done again gives the smaller
-# numbers above (derived).
+# The shares saved are the published ones, 70 % and 65 % [S13, sec. 5]. For the arithmetic the paper
+# prints 2.7 % and 1.6 %. Counting only the two products that are really done again gives the
+# smaller numbers above (derived).
 #
 # ### Your rank
 #
@@ -950,9 +954,9 @@ print(f"of your stage            {state_of_stage(place.pp) / GB:6.1f} GB of 80 G
 assert (round(state / 280 / GB, 1), round(state_of_stage(0) / GB, 1)) == (37.8, 41.2)
 
 # %% [markdown]
-# What remains of the 80 GB is for activations. One micro-batch is one sequence (not stated by the
-# paper; everybody who modelled the run later takes 1). What do the three layers keep of it? At the
-# first stage 35 micro-batches are under way at the same time; lesson 11 shows why.
+# What remains of the 80 GB is for activations. A micro-batch is one sequence (not confirmed;
+# everyone who modelled the run assumes it). What do the three layers keep of it? At the first stage
+# 35 micro-batches are under way, or *in flight*, at the same time. Lesson 11 shows why.
 
 # %%
 print(f"{'GB':12}{'one layer':>11}{'3 layers':>10}{'35 in flight':>14}{'an eighth of it':>17}")
@@ -965,24 +969,25 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 
 # %% [markdown]
 # Without recomputation even a perfect eighth does not fit beside the state of the first stage.
-# Selective would fit, if every term were cut in eight. To cut the inputs of the LayerNorms and the
-# dropout masks as well is lesson 10, and was published together with selective recomputation.
-# MT-NLG recomputed each layer in full [S3, sec. 2.1.1].
+# Selective would fit if every term could be cut in eight. How to cut the inputs of the LayerNorms
+# and the dropout masks too is the subject of lesson 10; it was published together with selective
+# recomputation. MT-NLG recomputed each layer in full [S3, sec. 2.1.1].
 #
-# The inputs kept come to 8.8 GB on each GPU of the first stage: whole, not an eighth, since each of
-# the eight needs them (derived). It is the 8.8 GB from above again, and not by chance: 35
-# micro-batches times 3 layers are the 105 layers of one sequence.
+# The inputs that are kept come to 8.8 GB on each GPU of the first stage. They are whole and not cut
+# in eight, since each of the eight GPUs needs them (derived). These are the 8.8 GB from above
+# again, and not by chance: 35 micro-batches times 3 layers keep as much as one sequence in 105
+# layers.
 
 # %% [markdown]
 # ## Check yourself
 #
-# 1. You double the sequence length and leave the tokens a micro-batch holds as they are. What
-#    happens to the bytes kept by a layer without recomputation, and with selective?
+# 1. You double the length of the sequences and halve their number in a micro-batch. What happens to
+#    the bytes that a layer keeps without recomputation, and with selective?
 #
 # <details><summary>Answer</summary>
 #
-# $sb$ is unchanged, so $34\,sbh$ is too; $5as/h$ doubles. Selective keeps what it kept; the layer
-# without recomputation of this lesson grows from 98 to 162 $sbh$.
+# $sb$ is unchanged, and so is $34\,sbh$; but $5as/h$ doubles. With selective nothing changes.
+# Without recomputation the layer of this lesson keeps 162 $sbh$ instead of 98.
 #
 # </details>
 #
@@ -995,13 +1000,13 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 #
 # </details>
 #
-# 3. A layer keeps 98, its input is 2, there are 24 layers. How high is the peak of the activations
-#    with full recomputation, in units of $sbh$?
+# 3. A layer keeps 98, its input is 2, and there are 24 layers. How high is the peak of the
+#    activations with full recomputation, in units of $sbh$?
 #
 # <details><summary>Answer</summary>
 #
-# 24 inputs and one layer made again: the 2 of its input is among its 98, so 48 + 96 = 144. Without
-# recomputation it is 24 times 98 = 2352.
+# 24 inputs take 48, and one layer made again takes 96 more: the 2 of its input are among the 48.
+# Together 144. Without recomputation it is 24 times 98, or 2352.
 #
 # </details>
 #
@@ -1009,25 +1014,26 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 #
 # <details><summary>Answer</summary>
 #
-# Otherwise the inner backward runs on beyond the layer, into whatever made `x`, and the outer one
-# goes there again with the gradient that we return. If `x` is a weight or an input, its gradient is
-# counted twice; if it was computed, PyTorch finds its saved tensors gone and raises an error.
+# Otherwise the inner backward runs on beyond the layer, into whatever made `x`. Then the outer one
+# goes there again, with the gradient that we return. If `x` is a weight or an input, its gradient
+# is counted twice. If `x` was computed with saved tensors, these are gone by then, and PyTorch
+# raises an error.
 #
 # </details>
 #
-# 5. The input of the first layer needs no gradient: say, the embedding is frozen. The weights of
-#    the layer do. What happens with our `Checkpoint`?
+# 5. The input of the first layer needs no gradient, because the embedding is frozen, say. The
+#    weights of the layer do. What happens with our `Checkpoint`?
 #
 # <details><summary>Answer</summary>
 #
-# A Function's output needs a gradient only if one of its tensor arguments does. `x` does not, and
-# the weights are no arguments: the output is cut off, and the weights never get a gradient. The
-# package's `recomputed` watches what is put aside inside the layer instead, and has no such gap.
+# The output of a Function needs a gradient only if one of its tensor arguments does. `x` does not,
+# and the weights are not arguments. So the output is cut off, and the weights never get a gradient.
+# The package's `recomputed` works by hooks inside the layer and has no such gap.
 #
 # </details>
 
 # %% [markdown]
 # ## Exercises
 #
-# Write checkpointing that can be used on a real layer: several inputs, several outputs, and dropout
-# that is the same in both passes.
+# Write checkpointing for a real layer: several inputs, several outputs, and dropout that is the
+# same in both passes.
