@@ -15,9 +15,10 @@
 # micro-batches together. Return that mean. Run `backward` once for each micro-batch, because all of
 # them together would not fit into memory.
 #
-# - At the start each `.grad` is `None`, or still holds a gradient of the step before, which must not
-#   count.
-# - A micro-batch may have no token that counts. A whole batch without one has loss 0 and gradient 0.
+# - At the start each `.grad` is `None`, or still holds a gradient of the step before, which must
+#   not count.
+# - A micro-batch may have no token that counts. A whole batch without one has loss 0 and
+#   gradient 0.
 # - A parameter that the batch never touches has gradient 0, not `None`.
 #
 # **Target:** losses 6 in one micro-batch of one token and 2, 2, 2 in the other give 3, not 4.
@@ -80,7 +81,8 @@ def _run(student, weights, losses, batches, before=None):
     got = student(parameters, lambda rows: losses(parameters, rows), batches)
     if any(p.grad is None for p in parameters):
         what = "the .grad of every parameter after the call, also of one that no loss depends on"
-        raise Feedback(what, "a tensor (zeros where nothing was added)", "None", "the last rule of the statement")
+        expected = "a tensor (zeros where nothing was added)"
+        raise Feedback(what, expected, "None", "the last rule of the statement")
     return got, [p.grad for p in parameters]
 
 

@@ -10,7 +10,7 @@
 #   micro-batch: "The $b$ sequences that go through the model at once; a step adds up the gradients
 #     of $m$ of them (accumulation) before it moves the weights."
 # minutes: 40
-# seconds: 60
+# seconds: 50
 # ---
 
 # %% [markdown]
@@ -19,16 +19,16 @@
 # Between two versions of the weights lies one step. It is a few lines of code, and MT-NLG took
 # about 80 thousand of them.
 #
-# Each line holds a decision that can go wrong without any error message: the loss still falls, a
-# little slower or towards somewhere else. So we write the step by hand, look at each decision
-# alone, and then measure that it equals the package's step to the last digits.
+# Each of these lines can be wrong without any error message. The loss still falls, only more slowly
+# or to a worse model. So we write the step by hand and look at each decision alone. At the end we
+# measure that our step equals the package's, to the last digits.
 
 # %% [markdown]
 # ## Question
 #
 # MT-NLG averages the gradient over 1920 sequences before it moves a weight. They do not go through
-# the model together: lesson 00 counted the terabytes that this would take. They go one after the
-# other, and the numbers on the way have 16 bits, which is two or three decimal digits.
+# the model together: lesson 00 counted the terabytes that this would take. They go one after
+# another. And the numbers on the way have 16 bits, which is two or three decimal digits.
 #
 # **How can a step be taken in pieces, in such coarse numbers, and still be the step that was
 # meant?**
@@ -75,10 +75,11 @@ training_steps: int = 120  # steps of each small training, in You might think
 #    subtracted from it. What is it in the end?
 # 2. Eight sequences go through the model two at a time, and the four gradients are added up the
 #    right way. Compared with the gradient of all eight at once, the result is ... ?
-# 3. MT-NLG read the first 12 of its 270 billion tokens, 4.4 %, with a small batch that grew. What
-#    percentage of its steps was that?
-# 4. Its learning rate was set to fall to 10 % of the peak. At what percentage of the peak was it
-#    when the run ended?
+# 3. MT-NLG read the first 12 of its 270 billion tokens, 4.4 %, with a batch that grew from 32
+#    sequences to the full 1920. What percentage of its steps was that?
+# 4. The **learning rate** sets how far a step moves the weights. MT-NLG's was to fall slowly, to
+#    10 % of its peak after 340 billion tokens. The run ended at 270 billion. At what percentage of
+#    the peak was the rate then?
 
 # %%
 predict("weight_after_a_thousand_steps", None)
@@ -130,8 +131,8 @@ figure(
 #
 # $$x = \pm\, 2^{E} \left(1 + \frac{F}{2^{f}}\right), \qquad F = 0, 1, \dots, 2^{f} - 1.$$
 #
-# $f$ is the number of bits of the fraction. It is the same thing as writing $6.02 \cdot 10^{23}$,
-# with powers of two. The exponent says how large, the fraction says how exactly.
+# $f$ is the number of bits of the fraction. This is how one writes $6.02 \cdot 10^{23}$, but with
+# powers of two. The exponent says how large the number is; the fraction gives its digits.
 
 # %%
 FORMATS = {  # bits of exponent and fraction; the sign takes one more
@@ -144,17 +145,17 @@ INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # the same bits, rea
 
 fig, ax = plt.subplots(figsize=(8, 2.6))
 for y, (_, exponent, fraction) in enumerate(FORMATS.values()):
-    for left, width, colour in (
-        (0, 1, COLOURS["black"]),
-        (1, exponent, COLOURS["orange"]),
-        (1 + exponent, fraction, COLOURS["sky"]),
+    for left, width, colour, ink in (
+        (0, 1, COLOURS["black"], "black"),
+        (1, exponent, COLOURS["blue"], "white"),
+        (1 + exponent, fraction, COLOURS["sky"], "black"),
     ):
         ax.barh(y, width, left=left, color=colour, edgecolor="white", height=0.6)
         if width > 1:
-            ax.text(left + width / 2, y, width, ha="center", va="center", fontsize=10)
+            ax.text(left + width / 2, y, width, ha="center", va="center", fontsize=10, color=ink)
 ax.set(yticks=range(4), yticklabels=FORMATS, xlabel="bits", xlim=(0, 65))
 ax.set_title("bfloat16 keeps the range of float32 and gives up digits")
-names = {"black": "sign", "orange": "exponent: range", "sky": "fraction: spacing"}
+names = {"black": "sign", "blue": "exponent: range", "sky": "fraction: spacing"}
 ax.legend(handles=[Patch(color=COLOURS[c], label=n) for c, n in names.items()], loc="center right")
 ax.invert_yaxis()
 ax.grid(False)
@@ -194,8 +195,8 @@ assert bits(five) == "0 10000001 0100000" and next_above(five) == 5.03125
 # $$\text{spacing}(x) = 2^{E - f}.$$
 #
 # An update smaller than half the spacing is rounded away. Just below 1 the exponent is $-1$, and
-# the spacing of bfloat16 is $2^{-8} \approx 0.0039$. Half of it is larger than 0.001: so much for
-# our weight.
+# the spacing of bfloat16 is $2^{-8} \approx 0.0039$. Half of that is more than 0.001, so our weight
+# never moved.
 
 # %%
 def spacing(x, fraction):
@@ -233,8 +234,8 @@ figure(
 
 # %% [markdown]
 # The price of 16 bits can be paid in two ways. float16 has finer steps in a narrow range. bfloat16
-# has the whole range of float32 with coarse steps. Training needs the range more: the gradients of
-# a large model are spread over many powers of ten.
+# has the whole range of float32 with coarse steps. Training needs the range more, because gradients
+# are spread over many powers of ten. (The first deeper part shows them.)
 #
 # ### A sum depends on its order
 #
@@ -248,7 +249,7 @@ print("256 + (1 + 1) =", (a + (b + b)).item())
 assert (a + b) + b == 256 and a + (b + b) == 258
 
 # %% [markdown]
-# Now a thousand random numbers between 0 and 1, one added after the other, in 200 different orders.
+# Now we add a thousand random numbers between 0 and 1, one after another, in 200 different orders.
 # Between which values do the 200 sums lie?
 
 # %%
@@ -264,20 +265,21 @@ for name, (dtype, _, _) in FORMATS.items():
 assert (total == 256).all()  # the last one, bfloat16
 
 # %% [markdown]
-# In bfloat16 all orders agree, and all are wrong by half: at 256 a number below 1 changes nothing
-# any more. Agreement is no proof.
+# In bfloat16 all orders agree, and all give only half of the true sum: from 256 on, adding a number
+# below 1 changes nothing. Agreement is no proof.
 #
-# In the others no order is right and the rest wrong. A step that is cut in pieces adds in another
-# order. In float32 it will differ in the last digits from one that is not cut, and so would a step
-# with a small mistake. In float64 this noise is so small that a mistake stands out. **That is why
-# every proof of equality in this course runs in float64.**
+# In the other formats the orders disagree, and none of them is *the* right one. A step that is cut
+# into pieces adds in a different order. So in float32 it differs in the last digits from a step
+# that is not cut, and a step with a small mistake may differ just as little. In float64 the noise
+# of the order is so small that a mistake stands out. **That is why every proof of equality in this
+# course runs in float64.**
 #
 # ### A finer copy to remember with
 #
-# The first trouble has a simple cure. Calculate in 16 bits, but keep a copy of the weights in 32:
+# Our first trouble has a simple cure. Calculate in 16 bits, but keep a copy of the weights in 32:
 # the **master weights**. The optimizer moves the copy, where a small update arrives. After each
-# step the copy is rounded into the 16-bit weights. Many updates that are too small one by one add
-# up in the copy, until the rounded weight moves too.
+# step the copy is rounded into the 16-bit weights. Updates that are too small one by one add up in
+# the copy, until the rounded weight moves too.
 
 # %%
 master = torch.tensor(1.0, dtype=fp32)
@@ -290,14 +292,15 @@ print(f"after {updates}: master {master.item():.6f}, distance {abs(master.item()
 assert seen[0] == 1.0 and abs(master) < 1e-4
 
 # %% [markdown]
-# The gradient has the same problem: a step adds up many small ones. So it is summed in 32 bits as
-# well. Megatron insists on this for bfloat16 [S10].
+# The gradient has the same problem, because a step adds up many small ones. So it is summed in 32
+# bits as well. Megatron insists on this for bfloat16 [S10].
 #
 # ### A batch in pieces
 #
-# Now the second half of the question. The loss of a step is the mean over all its tokens. But not
-# every token counts: padding, or text that is only there to be read, is **masked**. Here is a
-# batch of eight sequences, cut into four **micro-batches** of $b = 2$.
+# Now the second half of the question. The loss of a step is the mean over all its tokens that
+# count. Not every token does: padding is **masked** out, and so is text that the model should read
+# but not learn to predict. Here is a batch of eight sequences, cut into four **micro-batches** of
+# $b = 2$.
 
 # %%
 LENGTHS = [64, 64, 5, 40, 64, 2, 0, 0]  # unmasked tokens of each sequence
@@ -327,43 +330,49 @@ figure(
 # - The mean over tokens is $(6 + 2 + 2 + 2) / 4 = 3$.
 # - The means of the micro-batches are 6 and 2, and *their* mean is 4.
 #
-# The second gives the lonely token three times the weight of the others. What was meant is the
-# first. With $N_k$ unmasked tokens in micro-batch $k$ and the losses $\ell_i$ of single tokens:
+# In the second, the lonely token counts three times as much as each of the others. The first is
+# what was meant. With $N_k$ unmasked tokens in micro-batch $k$ and the losses $\ell_i$ of single
+# tokens:
 #
 # $$\text{loss} = \frac{1}{N} \sum_{k=0}^{m-1} \sum_{i \in k} \ell_i,
 # \qquad N = \sum_{k=0}^{m-1} N_k .$$
 #
-# The gradient of a sum is the sum of the gradients. So: count $N$ first, over *all* micro-batches;
-# then let each add the gradient of its summed loss, divided by $N$. This is **accumulation**.
+# The gradient of a sum is the sum of the gradients. So first count $N$, over *all* micro-batches.
+# Then let each add the gradient of its summed loss, divided by $N$. This is **accumulation**.
 #
 # ### What happens to the gradient
 #
-# Three more decisions, one formula each. $g$ is the gradient, all parameters taken as one long
-# vector; MT-NLG's values are in brackets [S3].
+# Three more decisions follow, with one formula each. $g$ is the gradient of all parameters, taken
+# as one long vector. MT-NLG's values are in brackets [S3].
 #
 # **Clipping**: if $g$ is longer than $c$ (1.0), it is shortened to $c$. Its direction stays.
 #
 # $$g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert}\right)$$
 #
 # **Adam**: each weight moves by the running average of its gradient, divided by the root of the
-# running average of its square ($\beta_1 = 0.9$, $\beta_2 = 0.95$, $\epsilon = 10^{-8}$).
+# running average of the gradient's square ($\beta_1 = 0.9$, $\beta_2 = 0.95$, $\epsilon =
+# 10^{-8}$). How far depends on the learning rate $\eta$.
 #
 # $$m \leftarrow \beta_1 m + (1 - \beta_1)\, g, \quad v \leftarrow \beta_2 v + (1 - \beta_2)\, g^2,
 # \quad w \leftarrow w - \eta\, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}$$
 #
+# Both averages start at 0, which makes them too small at first; the divisors $1 - \beta^t$ make up
+# for that in step $t$. ($m$, $v$ and $t$ are Adam's usual letters. Everywhere else in the course
+# $m$ counts micro-batches and $t$ slices.)
+#
 # By hand, first step ($t = 1$): $m / (1 - \beta_1) = g$ and $v / (1 - \beta_2) = g^2$, so the
-# weight moves by $\eta \cdot g / |g|$. It is the rate, whatever the gradient's size.
+# weight moves by $\eta \cdot g / |g|$. That is the rate, whatever the size of the gradient.
 #
-# **Weight decay**: before that, matrices shrink by $w \leftarrow w - \eta \lambda w$ ($\lambda =
-# 0.1$); biases and LayerNorms do not.
+# **Weight decay**: just before that, matrices shrink by $w \leftarrow w - \eta \lambda w$
+# ($\lambda = 0.1$). Biases and LayerNorms do not.
 #
-# What remains are two numbers that change during the run, the rate $\eta$ and the batch $B$. Both
-# start small.
+# Two numbers remain, and they change during the run: the rate $\eta$ and the batch $B$. Both start
+# small.
 
 # %% [markdown]
 # ## Code
 #
-# The model is a small one in float64; the text is real. The mask is the one of the picture.
+# The model is a small one in float64, and the text is real. The mask is that of the picture.
 
 # %%
 corpus = Corpus(need("corpus"))
@@ -383,7 +392,7 @@ print(f"{small.parameters():,} parameters, {sum(N)} tokens that count, micro-bat
 
 # %% [markdown]
 # **Accumulate.** `model.loss` returns the *sum* of the losses of the unmasked tokens. `backward`
-# adds to the gradients that are there.
+# adds to the gradients that are already there.
 
 # %%
 def accumulate(model, batches):
@@ -400,11 +409,11 @@ def accumulate(model, batches):
 
 model = GPT(small, dtype=fp64)
 loss, gradients = accumulate(model, rows(2))
-print(f"loss {loss:.4f}; ln V + 1/6 = {math.log(small.vocab) + 1 / 6:.4f} is what lesson 01 expects")
+print(f"loss {loss:.4f}; lesson 01 expects ln V + 1/6 = {math.log(small.vocab) + 1 / 6:.4f}")
 
 # %% [markdown]
-# **Clip.** The norm is that of everything together. The tiny number keeps a gradient of zero from
-# dividing by zero, as in Megatron.
+# **Clip.** The norm is taken over all gradients together. The tiny number avoids a division by zero
+# when the gradient is zero, as in Megatron.
 
 # %%
 def clip(gradients, limit):
@@ -449,12 +458,13 @@ print("after one step with gradients 0.001, 1 and -1000:", x.tolist())
 assert torch.allclose(x, torch.tensor([0.99, 0.99, 1.01], dtype=fp64), atol=1e-6)
 
 # %% [markdown]
-# The three gradients differ by a factor of a million, the three steps do not differ at all. Adam's
-# step has the size of the rate, so it is the rate that must be chosen with care.
+# The gradients differ by a factor of a million, the steps by next to nothing. Adam's step has the
+# size of the rate, so it is the rate that must be chosen with care.
 #
-# **The rate** climbs on a straight line while Adam's averages are still young, then falls on half a
-# cosine. It counts tokens, not steps. **The batch** grows in equal increments, each for the same
-# number of sequences.
+# **The rate** climbs on a straight line while Adam's averages are still young; this is the
+# *warm-up*. Then it falls on half a cosine. It depends on the tokens read, not on the steps. **The
+# batch** grows in equal increments, and each of them lasts for the same number of sequences. This
+# is the *ramp*.
 
 # %%
 def rate_after(tokens, peak, floor, warmup, decay):
@@ -475,7 +485,7 @@ print("rate: ", [rate_after(t, 5e-5, 5e-6, 1e9, 340e9) for t in (0, 5e8, 1e9, 34
 print("batch:", [batch_after(n, 32, 32, 1920, 12e9 / 2048) for n in (0, 99_311, 99_312, 6e6)])
 
 # %% [markdown]
-# That is all. The step:
+# That is all we need. The step:
 
 # %%
 def our_step(model, adam, batches, rate):
@@ -541,18 +551,19 @@ for name, some_mask in (("every token counts", torch.ones(8, s)), ("uneven masks
 assert distance(wrong, right) > 0.1
 
 # %% [markdown]
-# Where every token counts both are right, and packed text is of that kind (lesson 03). So the
-# mistake can sleep for long. It wakes when the first padded document or the first masked question
-# comes along. Nothing crashes then, and the loss goes on falling.
+# Where every token counts, both are right, and packed text is of that kind (lesson 03). So the
+# mistake can stay hidden for a long time. It begins to matter with the first padded document. Even
+# then nothing crashes, and the loss goes on falling.
 #
 # ### "bfloat16 is good enough for gradients, so it is for weights"
 #
 # A gradient is used once. A weight remembers. We train the small model three times: in float32; in
 # bfloat16 with master weights; and in bfloat16 where the master forgets what the rounding cut off.
+# `Optimizer` and `step` are the package's; the next section compares them with ours.
 #
-# Which rate is fair? What matters is how large an update is beside a weight. MT-NLG's weights
-# started with $\sigma = \sqrt{1 / (3h)}$ (lesson 01), 0.004. We use the same *ratio* of rate to
-# $\sigma$ as at its peak, and as at its last step.
+# Which learning rate is fair? What matters is how large an update is beside a weight. MT-NLG's
+# weights started with $\sigma = \sqrt{1 / (3h)}$, about 0.004 (lesson 01). We train at two rates.
+# Their ratios to our $\sigma$ are those that MT-NLG had at its peak and at its last step.
 
 # %%
 def sigma(h):
@@ -570,6 +581,7 @@ for name, rate in RATES.items():
     print(f"{name}: {rate / sigma(small.hidden):.2%} of sigma, here a rate of {rate:.1e}")
 
 
+# %%
 def train(dtype, rate, forget=False):
     """(losses, share of weights that the last step left where they were)."""
     model = GPT(small, dtype=dtype)
@@ -625,18 +637,22 @@ figure(
 )
 
 # %% [markdown]
-# With master weights the curve of float32 is followed so closely that the difference can hardly be
-# drawn. Without them a part of the weights stands still in each step, and the lower the rate the
-# larger the part. At the ratio of the peak rate the loss hardly shows it in so few steps.
-# At the ratio of the last step the training falls far behind.
+# With master weights the loss follows that of float32 so closely that the picture shows no
+# difference. Without them many weights stood still in the last step, and at the lower rate more of
+# them. At the ratio of the peak rate the loss hardly shows it in so few steps. At the ratio of the
+# last rate the training falls far behind.
 #
-# Note what it looks like: not a crash, a loss curve that is too high.
+# Note what this looks like. There is no crash, only a loss curve that is too high.
 
 # %% [markdown]
 # ## Proof
 #
-# Our step against the package's: three steps from the same weights, in float64, the same uneven
-# masks. Ours takes the eight sequences at once, the package's step takes them in every cut.
+# We compare our step with the package's: three steps from the same weights, with the same uneven
+# masks. Ours takes the eight sequences at once, in float64. The package's takes them in every cut,
+# and in two coarser formats as well.
+#
+# Two things in its code wait. `Draw` names the random numbers of dropout (lesson 05); here there is
+# no dropout. `loss_scale` is 1, except in float16 (first deeper part).
 
 # %%
 show(step)
@@ -657,7 +673,8 @@ def three_steps(dtype, cut):
 model = GPT(small, dtype=fp64)
 adam = Adam(model.parameters())
 losses = [our_step(model, adam, rows(8), 1e-3)[0] for _ in range(3)]
-ours = [[torch.tensor(losses, dtype=fp64)], [p.grad for p in model.parameters()], list(model.parameters())]
+gradients = [p.grad for p in model.parameters()]
+ours = [[torch.tensor(losses, dtype=fp64)], gradients, list(model.parameters())]
 
 print(f"{'package, format and cut':<26}{'loss':>9}{'gradient':>10}{'weights':>9}")
 for dtype, cut in [(fp64, 8), (fp64, 4), (fp64, 2), (fp64, 1), (fp32, 2), (bf16, 2)]:
@@ -669,10 +686,10 @@ for dtype, cut in [(fp64, 8), (fp64, 4), (fp64, 2), (fp64, 1), (fp32, 2), (bf16,
 
 # %% [markdown]
 # In float64 accumulation, clipping and Adam agree to the last digits, in every cut. The two bottom
-# rows are the same right step in coarser numbers. In bfloat16 the noise is so large that many a
-# mistake could hide in it.
+# rows are the same right step in coarser numbers. In bfloat16 the noise is so large that many
+# mistakes could hide in it.
 #
-# The two ramps, against the package's, at every step of MT-NLG:
+# Now rate and batch: ours against the package's, at every step of MT-NLG.
 
 # %%
 sizes = list(ramps.batches(mtnlg.train, mtnlg.model.seq))
@@ -696,7 +713,7 @@ assert wrong == 0
 # $$\underbrace{2 + 4}_{\text{weight}} + \underbrace{2 + 4}_{\text{gradient}} +
 # \underbrace{4 + 4}_{\text{Adam's } m, v} = 20 \text{ bytes}.$$
 #
-# Count real tensors, at the moment after a backward when all of them are there:
+# We count real tensors just after a backward, when all of them exist:
 
 # %%
 model = GPT(small, dtype=bf16)
@@ -720,20 +737,19 @@ for name, size in each.items():
 print(f"{'together':<20}{sum(each.values()):>3.0f}")
 assert sum(each.values()) == 20
 
-# %% [markdown]
-# ### Time
+# %% [markdown] tags=["deeper"]
+# ### Deeper: the time of a micro-batch
 #
 # A smaller micro-batch needs less memory for activations, which lesson 05 counts. What does it cost
 # in time? The multiplications are the same in every cut. But each micro-batch also takes a fixed
-# time $\alpha$, for starting some hundred operations. With a time $\gamma$ for the work of one
-# sequence:
+# time $\alpha$, to start its many operations. With a time $\gamma$ for the work of one sequence:
 #
 # $$T = m\, \alpha + B\, \gamma .$$
 #
 # We time forward and backward of $B = 32$ sequences in every cut, for our small model and for
 # `nano`, and fit the two numbers.
 
-# %%
+# %% tags=["deeper"]
 B, cuts = 32, [1, 2, 4, 8, 16, 32]
 pieces = np.array([B // cut for cut in cuts])
 
@@ -754,16 +770,18 @@ for name, shape, repeats in (("small", small, 5), ("nano", preset("nano").model,
     took = np.array([[seconds(gpt, ids, cut) for cut in cuts] for _ in range(repeats)]).min(0)
     (alpha, gamma), *_ = np.linalg.lstsq(np.stack([pieces, np.full(6, B)], axis=1), took)
     formula = pieces * alpha + B * gamma
-    print(f"{name}: alpha {1e3 * alpha:.1f} ms a micro-batch, gamma {1e3 * gamma:.1f} ms a sequence")
+    print(f"{name}: alpha {1e3 * alpha:.1f} ms, gamma {1e3 * gamma:.1f} ms")
     print("   m of b   ", "".join(f"{f'{B // cut} of {cut}':>10}" for cut in cuts))
     print("   measured ", "".join(f"{t:>8.3f} s" for t in took))
     print("   formula  ", "".join(f"{t:>8.3f} s" for t in formula))
 
-# %% [markdown]
-# In the small model $\alpha$ is about as large as the work of a sequence, so many pieces cost time.
-# In `nano` a sequence is much more work and the cut matters less; on a busy machine $\alpha$ can
-# drown in the scatter and even come out negative. The larger the model, the less it costs to take
-# one sequence at a time.
+# %% [markdown] tags=["deeper"]
+# In the small model $\alpha$ weighs more beside $\gamma$ than in `nano`, so many pieces cost more.
+# The larger the model, the less it costs to take one sequence at a time.
+#
+# The formula is only a rough fit: the time of a sequence depends a little on the cut too, probably
+# because large tensors leave the processor's caches. On a busy machine $\alpha$ can drown in the
+# scatter and even come out negative.
 
 # %% [markdown]
 # ## MT-NLG
@@ -827,8 +845,8 @@ figure(
 #
 # ### What bfloat16 alone would have lost
 #
-# An update of Adam is about as large as the rate or smaller. Beside it, half of the spacing of
-# bfloat16:
+# An update of Adam is about as large as the rate, or smaller. Beside it we set half the spacing of
+# bfloat16, below which an update is rounded away:
 
 # %%
 for what, weight in (("a LayerNorm's weight, 1.0", 0.999), ("a matrix's weight, sigma", 4.034e-3)):
@@ -842,15 +860,15 @@ assert spacing(0.999, 7) / 2 > 5e-5 and spacing(4.034e-3, 7) / 2 > last_rate
 assert shrink < 2**-9
 
 # %% [markdown]
-# The LayerNorms would never have moved from 1. At the last rate no weight of size $\sigma$ or above
-# would move by a single update. And weight decay by itself is always below half a spacing, for
-# every weight, at every rate.
+# The weights of the LayerNorms would never have moved from 1. At the last rate no weight of size
+# $\sigma$ or more would be moved by an update of the size of the rate. And weight decay by itself
+# is below half a spacing, for every weight, at every rate.
 #
 # ### The curve
 #
 # Now a real run, small and complete: `nano`, with MT-NLG's recipe scaled down, on the corpus of
-# lesson 03. `need` trains it once on this machine and keeps it. Beside it the published curve [S3,
-# Figure 2], read off the figure to about 0.01.
+# lesson 03. `need` trains it once on this machine and keeps it. Its ramp is short: half the batch
+# first, then the full one. The *validation* loss is measured on text that was held out of training.
 
 # %%
 folder = need("nano")
@@ -861,8 +879,15 @@ assert 1e5 < 270e9 / tokens[-1] < 1e6
 clipped = np.mean([row["grad_norm"] > recipe.optim.clip for row in rows_of_run])
 print(f"nano: {len(rows_of_run)} steps, {tokens[-1]:,} tokens, loss {rows_of_run[0]['loss']:.2f} "
       f"to {rows_of_run[-1]['loss']:.2f}, {clipped:.0%} of the steps clipped")  # fmt: skip
-print(f"its last rate is {rows_of_run[-1]['lr'] / recipe.optim.lr:.0%} of its peak")
+batches = sorted({row["batch_size"] for row in rows_of_run})
+print(f"batches of {batches} sequences; the last rate is "
+      f"{rows_of_run[-1]['lr'] / recipe.optim.lr:.0%} of the peak")  # fmt: skip
+assert len(batches) == 2 and 2 * batches[0] == batches[1]
 
+# %% [markdown]
+# Beside it we set the published curve [S3, Figure 2], read off the figure to about 0.01.
+
+# %%
 FIGURE_2 = {  # tokens in billions: validation cross-entropy [S3, Figure 2], digitised
     2: 2.81, 3: 2.64, 5: 2.50, 8: 2.39, 10: 2.34, 12: 2.31, 15: 2.26, 20: 2.22, 25: 2.18,
     30: 2.16, 40: 2.12, 50: 2.09, 60: 2.06, 70: 2.04, 80: 2.02, 90: 2.00, 100: 1.985,
@@ -883,6 +908,7 @@ left.set_ylabel("loss (nats per token)")
 right.plot([t / 270 for t in FIGURE_2], FIGURE_2.values(), color=COLOURS["black"], ls="--",
            markersize=3.5, label="validation")  # fmt: skip
 right.set_title("MT-NLG: 270 billion tokens")
+right.set_ylabel("loss (nats per token)")
 ramp_ends = (recipe.train.ramp[2] / tokens[-1], 12 / 270)
 for ax, end in zip((left, right), ramp_ends, strict=True):
     ax.axvspan(0, end, color=COLOURS["orange"], alpha=0.25, lw=0, label="batch ramp")
@@ -892,17 +918,17 @@ fig.suptitle("Both fall steeply at first, then ever more slowly", x=0.07, ha="le
 fig.tight_layout()
 figure(
     fig,
-    alt=f"Two loss curves, each over the share of its own tokens and on its own vertical axis. nano "
+    alt="Two loss curves, each over the share of its own tokens and on its own vertical axis. nano "
     f"falls from {rows_of_run[0]['loss']:.1f} to a validation loss of {valid[-1][1]:.2f}; MT-NLG's "
     "validation loss is 2.81 after 2, 2.31 after 12 and 1.85 after 270 billion tokens.",
 )
 
 # %% [markdown]
-# Compare the shapes and not the heights. The vocabularies differ, so a token means something else;
-# the text differs; and one run read hundreds of thousands of times as many tokens as the other.
+# Compare the shapes, not the heights. The vocabularies differ, so a token is not the same thing.
+# The texts differ too. And one run read hundreds of thousands of times as many tokens as the other.
 #
-# How much of the way down lies in the ramp? For MT-NLG the start is not published; we take the loss
-# that lesson 01 expects, $\ln V + 1/6$, with the vocabulary of the family (not confirmed).
+# How much of the way down lies in the ramp? MT-NLG's loss at the start is not published. We take
+# the loss that lesson 01 expects, $\ln V + 1/6$, with the vocabulary of the family (not confirmed).
 
 # %%
 start = math.log(51_200) + 1 / 6
@@ -912,17 +938,20 @@ ours = np.mean([row["loss"] for row in rows_of_run[at - 3 : at + 4]])
 mine = (rows_of_run[0]["loss"] - ours) / (rows_of_run[0]["loss"] - valid[-1][1])
 print(f"MT-NLG: {down:.0%} of the way within {12 / 270:.1%} of the tokens (derived)")
 print(f"nano:   {mine:.0%} of the way within {ramp_ends[0]:.1%} of the tokens")
+assert min(down, mine) > 0.5
 
 # %% [markdown]
-# The published curve has two small spikes, up to 2.53 near 5.5 to 6 billion tokens and up to 2.47
-# near 7.3 billion [S3, Figure 2]. The authors report that the rate, the weights at the start and
-# Adam's parameters decide on stability, and that they lowered $\beta_2$ to 0.95 against such spikes
-# [S3]. The second deeper part tries it.
+# Both runs cover more than half of the way down in a small part of their tokens.
+#
+# The published curve also has two small spikes that our points leave out: up to 2.53 near 5.5 to 6
+# billion tokens, and up to 2.47 near 7.3 billion [S3, Figure 2]. The authors report that the
+# learning rate, the starting weights and Adam's parameters affect stability. They lowered $\beta_2$
+# to 0.95 to reduce spikes [S3]. The last deeper part tries it.
 #
 # ### Your rank
 #
-# Your replica is one of $d = 8$. With a micro-batch of one sequence (not confirmed; everyone who
-# modelled the run assumes it) it sees 1920 / 8 of them in each full step.
+# Your replica is one of $d = 8$. It takes an eighth of the batch, in micro-batches of one sequence
+# (not confirmed; everyone who modelled the run assumes it).
 
 # %%
 rank = my_rank()
@@ -951,18 +980,19 @@ for name, dtype in (("float32", fp32), ("bfloat16", bf16)):
     print(f"{name:<9} mean error of the sum of {m}: {error:.0e}")
 
 # %% [markdown]
-# All these numbers are positive, so the sum grows and its spacing with it. Gradients of both signs
-# cancel, and what is left over is smaller still beside the errors made on the way. Hence the 4
-# bytes a parameter for the sum, a fifth of the training state.
+# All these numbers are positive, so the sum grows and its spacing with it. Real gradients have both
+# signs and cancel. What is left is smaller still beside the errors made on the way. That is why 4
+# bytes a parameter, a fifth of the training state, are spent on the sum.
 
 # %% [markdown] tags=["deeper"]
 # ### Deeper: float16 and the loss scale
 #
-# GPT-3's recipe in the same code base uses float16 [S10]. Its range ends at 65 504 above and, with
-# ever fewer digits, at $6 \cdot 10^{-8}$ below. Where do gradients lie?
+# Megatron's example script for GPT-3 uses float16 [S10]. The largest number of float16 is 65 504.
+# Below $6 \cdot 10^{-5}$ it has ever fewer digits, and its smallest number is $6 \cdot 10^{-8}$.
+# Where do gradients lie?
 #
-# We take those of the small model. Then the same ones as they would arrive if the 512 tokens were
-# a part of MT-NLG's batch, divided by its 3.9 million.
+# We take the gradients of the small model for 512 tokens. Then we take the same ones as a share of
+# MT-NLG's batch, divided by its 3.9 million tokens instead of 512.
 
 # %% tags=["deeper"]
 model = GPT(small)
@@ -992,20 +1022,20 @@ for name, values in shares.items():
 print(f"in bfloat16: {(shares['part of 3.9 million'].to(bf16) == 0).float().mean().item():.2%}")
 
 # %% [markdown] tags=["deeper"]
-# So the loss is multiplied by a large number before backward, and the gradient divided by it
-# afterwards, in 32 bits. The chain rule is linear: every gradient on the way is larger by that
-# number.
+# So the loss is multiplied by a large number before backward, the *loss scale*. Afterwards the
+# gradient is divided by it, in 32 bits. The chain rule is linear, so every gradient on the way is
+# larger by the same factor.
 #
-# How large? As large as goes without overflow, which is found by trying. Too large a scale shows as
-# `inf` or `nan` in the gradient; then the step is skipped and the scale halved. After many good steps it is
-# doubled.
+# How large should the scale be? As large as possible without overflow, and that is found by trial.
+# Too large a scale shows as `inf` or `nan` in the gradient. Then the step is skipped and the scale
+# is halved. After many good steps it is doubled.
 
 # %% tags=["deeper"]
 show(LossScale.update)
 
 # %% [markdown] tags=["deeper"]
-# Watch it on a tiny model, as products of float16 matrices are slow on most processors. The first
-# scale is far too large on purpose.
+# Watch it on a tiny model, because float16 products are slow on most CPUs. The first scale is far
+# too large on purpose.
 
 # %% tags=["deeper"]
 tiny = GPT(Model(layers=1, hidden=16, heads=2, seq=8, vocab=32), dtype=fp16)
@@ -1019,23 +1049,24 @@ for number in range(24):
     loss, norm = step(tiny, scaled, [batch], lr=1e-2, seed=1, number=number)
     moved = "moved" if not torch.equal(weight, tiny.norm.weight) else "SKIPPED"
     if moved == "SKIPPED" or scaled.loss_scale.scale != before or number == 23:
-        print(f"step {number:>2}: scale 2^{math.log2(before):.0f}, norm {norm.item():5.2f}, weights "
-              f"{moved}, next scale 2^{math.log2(scaled.loss_scale.scale.item()):.0f}")  # fmt: skip
+        after = scaled.loss_scale.scale.item()
+        print(f"step {number:>2}: scale 2^{math.log2(before):.0f}, norm {norm.item():5.2f}, "
+              f"weights {moved}, next scale 2^{math.log2(after):.0f}")  # fmt: skip
 print(f"loss {loss.item():.2f} after {number + 1} steps")
 
 # %% [markdown] tags=["deeper"]
-# The first overflow is forgiven, from the second on the scale is halved each time; that is the
-# hysteresis of the rule. After eight good steps it tries a larger scale again. A skipped step moves
-# neither weights nor Adam's averages.
+# The first overflow is forgiven; from the second on the scale is halved each time. (In the code
+# this is `hysteresis`.) After eight good steps a larger scale is tried again. A skipped step moves
+# neither the weights nor Adam's averages.
 #
-# bfloat16 needs none of this: its range is that of float32, and the scale of `LossScale` is then 1.
+# bfloat16 needs none of this: its range is that of float32, and the scale stays 1.
 
 # %% [markdown] tags=["deeper"]
 # ### Deeper: a spike, and why $\beta_2$ is 0.95
 #
 # MT-NLG lowered $\beta_2$ from 0.99 to 0.95 "to reduce spikes in the training loss" [S3]. What does
-# one freak gradient do? We give one weight gradients of random sign and size about 1, and at one
-# step a gradient of 100. No clipping.
+# a single freak gradient do? We give one weight random gradients of size about 1, and at one step a
+# gradient of 100. Nothing is clipped.
 
 # %% tags=["deeper"]
 noise = torch.randn(600, generator=torch.Generator().manual_seed(3), dtype=fp64)
@@ -1060,8 +1091,8 @@ ax.legend()
 figure(
     fig,
     alt="Size of Adam's move against steps after a gradient of 100. At the spike it is 1.0 rates "
-    "for beta2 = 0.99 and 0.45 for 0.95. Afterwards the moves are near zero, and come back after "
-    "about a hundred steps for 0.95; for 0.99 they stay small for much longer.",
+    "for beta2 = 0.99 and 0.45 for 0.95. Within about 30 steps the moves sink to near zero. For "
+    "0.95 they come back after about a hundred steps; for 0.99 they stay small for much longer.",
 )
 
 # %% [markdown] tags=["deeper"]
@@ -1070,8 +1101,8 @@ figure(
 # rates, however large $g$ is. The **memory**: $v$ stays inflated for about $1 / (1 - \beta_2)$
 # steps times a logarithm, and as long as it does the weight hardly moves.
 #
-# In a model: the small one, with a planted gradient in a random direction, 100 times as long as the
-# true one, once. How far does it fall behind the same training without it?
+# Now in a model. Once, we add to each gradient of the small model a random direction 100 times as
+# long as the gradient itself. How far does the training fall behind the same one without the spike?
 
 # %% tags=["deeper"]
 def with_spike(beta2, size, at=50):
@@ -1093,16 +1124,17 @@ def with_spike(beta2, size, at=50):
 
 for beta2 in (0.95, 0.99):
     behind = with_spike(beta2, size=100.0) - with_spike(beta2, size=0.0)
-    print(f"beta2 {beta2}, nats behind:", ", ".join(
+    print(f"beta2 {beta2}, nats behind: {behind[51]:.3f} just after the spike,", ", ".join(
         f"{behind[i : i + 20].mean():.3f} in steps {i} to {i + 19}"
         for i in range(20, training_steps - 19, 20)))  # fmt: skip
 
 # %% [markdown] tags=["deeper"]
 # The step with the spike does little harm by itself: the loss does not jump. What shows is the
-# memory, in both trainings alike: with $v$ inflated they learn more slowly for the rest of the run.
-# That 0.95 is the better choice does not show at this size and length. The kick is half as large by
-# the formula; that it can throw a large model far enough to be seen in the loss, and 0.95 reduces
-# it, is the paper's finding.
+# memory. With $v$ inflated both trainings learn more slowly for the rest of the run.
+#
+# That 0.95 is the better choice does not show at this size and length. By the formula it halves the
+# kick. That this reduces spikes in the loss of a large model is the reason that the authors give
+# [S3]; we have not shown it.
 
 # %% [markdown]
 # ## Check yourself
@@ -1112,8 +1144,8 @@ for beta2 in (0.95, 0.99):
 #
 # <details><summary>Answer</summary>
 #
-# Subtracted, yes: below 1 the spacing is $2^{-8} \approx 0.0039$, half of it 0.00195, and 0.997 is
-# rounded to 0.99609. Added, no: above 1 the spacing is $2^{-7}$, half of it 0.0039.
+# Subtracted, yes: below 1 the spacing is $2^{-8} \approx 0.0039$, and half of it is 0.00195. So
+# 0.997 is rounded to 0.99609. Added, no: above 1 the spacing is $2^{-7}$, and half of it is 0.0039.
 #
 # </details>
 #
@@ -1130,19 +1162,20 @@ for beta2 in (0.95, 0.99):
 #
 # <details><summary>Answer</summary>
 #
-# It can't be told. Another order of the sum gives as much, and so does a small mistake. Run both in
-# float64: a difference of the order falls to $10^{-16}$ or so, a mistake stays where it is.
+# One cannot tell. Another order of the sum makes such a difference, and so does a small mistake.
+# Run both in float64: a difference that comes from the order falls to about $10^{-16}$, while a
+# mistake stays where it is.
 #
 # </details>
 #
-# 4. A gradient is multiplied by 10 by mistake, in every step from the first on. Adam, no clipping.
-#    What happens to the training?
+# 4. By mistake every gradient is multiplied by 10, from the first step on. The optimizer is Adam,
+#    and nothing is clipped. What happens to the training?
 #
 # <details><summary>Answer</summary>
 #
-# Nothing, up to $\epsilon$: $m$ grows by 10 and $\sqrt v$ too. So Adam hides wrong factors, and a
-# test of the step must compare gradients, not only weights or losses. With clipping the mistake
-# changes which steps are clipped.
+# Next to nothing: $m$ becomes 10 times as large, and so does $\sqrt v$. Only beside $\epsilon$ does
+# it matter. So Adam hides wrong factors, and a test of the step must compare gradients, not only
+# weights or losses. With clipping the mistake would change which steps are clipped.
 #
 # </details>
 #
@@ -1151,12 +1184,12 @@ for beta2 in (0.95, 0.99):
 # <details><summary>Answer</summary>
 #
 # During the ramp a step holds between 65 536 and 3 932 160 tokens. The first billion tokens, the
-# warm-up, are 9 % of the steps but 0.4 % of the tokens. Tokens measure how much was learned
-# from.
+# warm-up, are 9 % of the steps but 0.4 % of the tokens. Tokens measure how much text the model has
+# learned from.
 #
 # </details>
 
 # %% [markdown]
 # ## Exercises
 #
-# Accumulation as it must be, for masks as uneven as you like.
+# Write accumulation that is right for any masks, however uneven.
