@@ -1,0 +1,378 @@
+# ---
+# mark: 3
+# minutes: 40
+# needs: [rank, process group, collective]
+# ---
+
+# %% [markdown]
+# # A ring all-reduce that never waits for itself
+#
+# Write the all-reduce of the lesson on a stricter network: all you have is a `send` and a
+# `receive` that both wait for the other side. And the tensor need not be a multiple of the ranks.
+#
+# `send(tensor, to)` returns when rank `to` has begun to receive. `receive(tensor, source)` fills
+# `tensor` with what rank `source` sends; it must have the right shape and type already.
+#
+# **Target:** every rank returns the sum of all `x`, the same bits on each, and its own `x` is as
+# before. For 2, 3, 4 ... ranks and at least one element a rank; no rank waits for ever. If $n$
+# divides the length, each rank sends exactly $2(n-1)/n$ of the tensor, in $2(n-1)$ messages.
+#
+# To try it: `run(lambda: ring_all_reduce(torch.arange(4.0), send, receive), 2, timeout=10)`.
+
+# %%
+import torch
+import torch.distributed as dist
+
+from minimtnlg import run
+
+
+def send(tensor, to):
+    """Waits until rank `to` receives."""
+    dist.send(tensor.contiguous(), existing(to))
+
+
+def receive(tensor, source):
+    """Fills the contiguous `tensor`; waits until rank `source` sends."""
+    dist.recv(tensor, existing(source))
+
+
+def existing(rank):
+    """The rank, if there is such a one."""
+    if rank not in range(dist.get_world_size()):
+        raise ValueError(f"no rank {rank}: there are {dist.get_world_size()}, from 0 on")
+    return rank
+
+
+# %% tags=["stub"]
+def ring_all_reduce(x, send, receive):
+    """The sum of the x of all ranks, on each of them, as a new tensor.
+
+    x: [length], the same length on each rank, not fewer elements than ranks.
+    """
+    raise NotImplementedError("reduce-scatter, then all-gather, from send and receive alone")
+
+
+# %% [markdown] tags=["hint"]
+# Begin with the lesson's `shift`: send to the right, receive from the left. If all ranks send
+# first, all wait. What if every other rank receives first? Try it on paper with three ranks as
+# well: two neighbours then do the same, and still nobody waits for ever.
+
+# %% [markdown] tags=["hint"]
+# `x.tensor_split(n)` cuts any length into $n$ pieces; they are views of `x`, so write into copies.
+# Before receiving you need an empty tensor of the right length: that of the piece which comes, and
+# not of the one which goes. In step $i$ of the reduce-scatter, rank $r$ receives piece $r-1-i$.
+
+# %% [markdown] tags=["hint"]
+# ```python
+# def shift(piece, length):
+#     incoming = piece.new_empty(length)
+#     if rank % 2 == 0:  # send, then receive; odd ranks the other way round
+# ```
+# Reduce-scatter: begin with piece $r - 1$; in step $i = 1, \dots, n - 1$ shift, then add your own
+# piece $r - 1 - i$. Now you hold piece $r$, complete. All-gather: in step $i$ shift again; what
+# comes is the complete piece $r - i$. All indices modulo $n$; at the end `torch.cat`.
+
+
+# %% tags=["solution"]
+def ring_all_reduce(x, send, receive):
+    rank, n = dist.get_rank(), dist.get_world_size()
+    right, left = (rank + 1) % n, (rank - 1) % n
+
+    def shift(piece, like):
+        incoming = torch.empty_like(like)
+        if rank % 2 == 0:
+            send(piece, right)
+            receive(incoming, left)
+        else:
+            receive(incoming, left)
+            send(piece, right)
+        return incoming
+
+    mine = x.tensor_split(n)
+    moving = mine[(rank - 1) % n]
+    for step in range(1, n):
+        own = mine[(rank - 1 - step) % n]
+        moving = shift(moving, own) + own
+    whole = [moving] * n
+    for step in range(1, n):
+        moving = shift(moving, mine[(rank - step) % n])
+        whole[(rank - step) % n] = moving
+    return torch.cat(whole)
+
+
+# %% tags=["check"]
+import re
+from functools import cache
+
+from minimtnlg.course.check import Feedback, expect
+from minimtnlg.ranks import RankError
+
+_PATIENCE = 6  # seconds; a job takes a fraction of one
+
+
+def _program(student, length, whole_numbers):
+    """What one rank does and reports: (result, its x before, its x after, elements sent)."""
+    rank, messages = dist.get_rank(), []
+    x = torch.randn(length, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
+    if whole_numbers:
+        x = torch.arange(1, length + 1, dtype=torch.float64) * 10**rank
+    before = x.clone()
+
+    def counted_send(tensor, to):
+        messages.append(tensor.numel())
+        send(tensor, to)
+
+    result = student(x, counted_send, receive)
+    result = result.detach().clone() if isinstance(result, torch.Tensor) else result
+    return result, before, x, messages
+
+
+@cache  # several checks look at one job, and a deadlock is waited for once
+def _job(student, n, length, whole_numbers=True):
+    """(reports of the ranks, None), or (None, the RankError)."""
+    try:
+        return run(_program, n, student, length, whole_numbers, timeout=_PATIENCE), None
+    except RankError as error:
+        return None, error
+
+
+def _reports(student, n, length, whole_numbers=True):
+    """What `_program` returned on n ranks; a deadlock or another failure is put into words."""
+    reports, error = _job(student, n, length, whole_numbers)
+    if error is None:
+        return reports
+    if error.type == "NotImplementedError":
+        raise NotImplementedError(error.message)
+    if error.type != "TimeoutError":
+        raise Feedback(
+            f"{n} ranks, {length} elements", "each rank returns the sum",
+            str(error).splitlines()[0], _where(error),
+        )  # fmt: skip
+    places = [line for line in str(error).splitlines() if line.startswith("rank")]
+    raise Feedback(
+        f"{n} ranks, {length} elements: does every rank return?", f"all {n}, at once",
+        f"a deadlock; after {_PATIENCE} s " + ", ".join(places),
+        "who waits for whom? A circle of sends never ends: let every other rank receive first",
+    )  # fmt: skip
+
+
+def _where(error):
+    """The student's line in the report of a failed rank."""
+    if not error.type:  # the process ended: gloo gives up when a message does not fit
+        return "a piece that comes must fit into the tensor it is received into: which one comes?"
+    ours = ("_program", "counted_send", "send", "receive", "existing")
+    frames = re.findall(r"line (\d+), in (\S+)\n *(.+)", error.traceback)
+    theirs = [frame for frame in frames if frame[1] not in ours]
+    return "line {}, in {}: {}".format(*theirs[-1]) if theirs else ""
+
+
+def _check_sum(student, n, length):
+    reports = _reports(student, n, length)
+    expected = sum(before for _, before, _, _ in reports)
+    for rank, (result, *_) in enumerate(reports):
+        what = f"the result on rank {rank} of {n}, {length} elements (rank r adds 10**r * (i + 1))"
+        expect(result, expected, what, "the picture of the ring: which piece is where, and whole?")
+
+
+def two_ranks(student):
+    """Two ranks return, with the sum"""
+    _check_sum(student, 2, 8)
+
+
+def four_ranks(student):
+    """Four ranks return, with the sum"""
+    _check_sum(student, 4, 8)
+
+
+def leaves_the_input(student):
+    """Each rank's own x is as before"""
+    for rank, (_, before, after, _) in enumerate(_reports(student, 4, 8)):
+        look_at = "pieces made by chunk or tensor_split are views: += changes x"
+        expect(after, before, f"x on rank {rank} of 4 after the call", look_at)
+
+
+def traffic(student):
+    """Each rank sends 2 (n - 1) / n of the tensor"""
+    for rank, (*_, messages) in enumerate(_reports(student, 4, 8)):
+        what = f"elements that rank {rank} of 4 sends, for a tensor of 8"
+        look_at = "each message is one piece of four, in each of 6 steps"
+        if not messages:
+            look_at = "only what goes through the `send` that your function is given is counted"
+        expect(sum(messages), 12, what, look_at)
+
+
+# %% tags=["hidden"]
+def three_ranks(student):
+    """An odd number of ranks"""
+    _check_sum(student, 3, 12)
+
+
+def five_ranks(student):
+    """Five ranks; what each sends, in how many messages"""
+    _check_sum(student, 5, 20)
+    for rank, (*_, messages) in enumerate(_reports(student, 5, 20)):
+        what = f"elements in the messages of rank {rank} of 5, for a tensor of 20"
+        expect(messages, [4] * 8, what, "2 (n - 1) messages of one piece each")
+
+
+def uneven_length(student):
+    """Lengths that the ranks do not divide"""
+    for n, length in ((2, 3), (3, 10), (4, 7)):
+        _check_sum(student, n, length)
+
+
+def same_bits_everywhere(student):
+    """All ranks hold the same bits, also where sums are rounded"""
+    (first, *_), *others = _reports(student, 4, 64, whole_numbers=False)
+    for rank, (other, *_) in enumerate(others, start=1):
+        if not torch.equal(other, first):
+            raise Feedback(
+                f"the results of rank 0 and rank {rank} of 4 on random numbers",
+                "the same bits", f"{int((other != first).sum())} of 64 numbers differ",
+                "a piece is summed once, in one order, and then copied",
+            )  # fmt: skip
+
+
+# %% tags=["wrong"]
+def _shift(piece, like, send, receive):
+    rank, n = dist.get_rank(), dist.get_world_size()
+    incoming = torch.empty_like(like)
+    for sending in (True, False) if rank % 2 == 0 else (False, True):
+        if sending:
+            send(piece, (rank + 1) % n)
+        else:
+            receive(incoming, (rank - 1) % n)
+    return incoming
+
+
+def _scatter(x, send, receive):
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine = x.tensor_split(n)
+    moving = mine[(rank - 1) % n]
+    for step in range(1, n):
+        own = mine[(rank - 1 - step) % n]
+        moving = _shift(moving, own, send, receive) + own
+    return mine, moving
+
+
+def everybody_sends_first(x, send, receive):
+    """Caught by: two_ranks. The code reads as though one rank did it: send, then receive."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    total, moving = x.clone(), x
+    for _ in range(n - 1):
+        incoming = torch.empty_like(x)
+        send(moving, (rank + 1) % n)
+        receive(incoming, (rank - 1) % n)
+        total, moving = total + incoming, incoming
+    return total
+
+
+def sends_whole_tensors_round(x, send, receive):
+    """Caught by: traffic. The right sum, and n - 1 tensors sent by each rank."""
+    total, moving = x.clone(), x
+    for _ in range(dist.get_world_size() - 1):
+        moving = _shift(moving, moving, send, receive)
+        total = total + moving
+    return total
+
+
+def rank_0_does_it(x, send, receive):
+    """Caught by: traffic. One collects and hands out: right, and rank 0 sends n - 1 tensors."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    total = x.clone()
+    if rank > 0:
+        send(x, 0)
+        receive(total, 0)
+        return total
+    for other in range(1, n):
+        incoming = torch.empty_like(x)
+        receive(incoming, other)
+        total += incoming
+    for other in range(1, n):
+        send(total, other)
+    return total
+
+
+def leaves_it_to_the_library(x, send, receive):
+    """Caught by: traffic. dist.all_reduce gives the sum, and nothing was built."""
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def forgets_the_all_gather(x, send, receive):
+    """Caught by: two_ranks. One complete piece each is taken for the end."""
+    rank = dist.get_rank()
+    mine, moving = _scatter(x, send, receive)
+    return torch.cat([moving if i == rank else piece for i, piece in enumerate(mine)])
+
+
+def adds_into_the_input(x, send, receive):
+    """Caught by: leaves_the_input. Pieces are views of x; += and copy_ write into it."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine = x.tensor_split(n)
+    for step in range(1, n):
+        own = mine[(rank - 1 - step) % n]
+        own += _shift(mine[(rank - step) % n], own, send, receive)
+    for step in range(1, n):
+        piece = mine[(rank - step) % n]
+        piece.copy_(_shift(mine[(rank - step + 1) % n], piece, send, receive))
+    return x.clone()
+
+
+def drops_the_remainder(x, send, receive):
+    """Caught by: uneven_length. Pieces of length // n: what is left over is never added."""
+    n = dist.get_world_size()
+    even = len(x) // n * n
+    return torch.cat([ring_all_reduce(x[:even], send, receive), x[even:]])
+
+
+def expects_what_it_sends(x, send, receive):
+    """Caught by: uneven_length. The piece that comes is thought to be as long as the one sent."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine = x.tensor_split(n)
+    moving = mine[(rank - 1) % n]
+    for step in range(1, n):
+        moving = _shift(moving, moving, send, receive) + mine[(rank - 1 - step) % n]
+    whole = [moving] * n
+    for step in range(1, n):
+        moving = _shift(moving, moving, send, receive)
+        whole[(rank - step) % n] = moving
+    return torch.cat(whole)
+
+
+def forgets_to_close_the_ring(x, send, receive):
+    """Caught by: two_ranks. The right-hand neighbour is rank + 1, also of the last rank."""
+    rank, incoming = dist.get_rank(), torch.empty_like(x)
+    if rank % 2 == 0:
+        send(x, rank + 1)
+        receive(incoming, rank - 1)
+    else:
+        receive(incoming, rank - 1)
+        send(x, rank + 1)
+    return x + incoming
+
+
+def one_piece_off(x, send, receive):
+    """Caught by: two_ranks. After the reduce-scatter rank r is thought to hold piece r + 1."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine, moving = _scatter(x, send, receive)
+    came = [moving]  # piece r, then r - 1, ...
+    for step in range(1, n):
+        came.append(_shift(came[-1], mine[(rank - step) % n], send, receive))
+    return torch.cat([came[(rank + 1 - piece) % n] for piece in range(n)])
+
+
+def doubles_its_partners(x, send, receive):
+    """Caught by: traffic. log2(n) exchanges look cheap; each of them is a whole tensor."""
+    rank, n, distance = dist.get_rank(), dist.get_world_size(), 1
+    total = x.clone()
+    while distance < n:
+        partner, incoming = rank ^ distance, torch.empty_like(x)
+        for sending in (True, False) if rank < partner else (False, True):
+            if sending:
+                send(total, partner)
+            else:
+                receive(incoming, partner)
+        total, distance = total + incoming, 2 * distance
+    return total
