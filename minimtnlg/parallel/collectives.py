@@ -248,7 +248,7 @@ _PAYLOADS = "input inputs input_tensor input_tensors input_list tensor tensors".
 
 def _calls(operator, given):
     """The Calls that one operator with these arguments (by name) stands for."""
-    payload = next(given[name] for name in _PAYLOADS if name in given)
+    payload = next((given[name] for name in _PAYLOADS if name in given), [])
     batch = zip(given["op_list"], payload, strict=True) if "op_list" in given else None
     for name, nested in batch or [(operator, payload)]:
         if operation := _operation(name):
