@@ -77,11 +77,11 @@ class Model:
     attention: Literal["sdpa", "readable"] = "sdpa"  # PyTorch's fused kernel, or the formula itself
 
     def __post_init__(self):
-        require(
-            self.hidden % self.heads == 0,
-            f"model.heads={self.heads} does not divide model.hidden={self.hidden}: choose one of "
-            f"{_near_divisors(self.hidden, self.heads)}",
-        )
+        if self.hidden % self.heads:
+            raise InputError(
+                f"model.heads={self.heads} does not divide model.hidden={self.hidden}: choose one "
+                f"of {_near_divisors(self.hidden, self.heads)}"
+            )
 
     @property
     def ffn(self):
@@ -218,11 +218,11 @@ class Config:
     def __post_init__(self):
         m, p, t = self.model, self.parallel, self.train
         for key, value in (("heads", m.heads), ("vocab", m.vocab)):
-            require(
-                value % p.tp == 0,
-                f"parallel.tp={p.tp} does not divide model.{key}={value}: choose one of "
-                f"{_near_divisors(value, p.tp)}",
-            )
+            if value % p.tp:
+                raise InputError(
+                    f"parallel.tp={p.tp} does not divide model.{key}={value}: choose one of "
+                    f"{_near_divisors(value, p.tp)}"
+                )
         require(
             p.pp <= m.layers,
             f"parallel.pp={p.pp} stages need at least one layer each: model.layers={m.layers}",
