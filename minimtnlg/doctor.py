@@ -8,17 +8,12 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-EXTRAS = {  # what each extra brings, by its import name: distribution
-    "data": {"tokenizers": "tokenizers", "mwparserfromhell": "mwparserfromhell"},
-    "course": {
-        "jupyterlab": "jupyterlab",
-        "jupytext": "jupytext",
-        "papermill": "papermill",
-        "matplotlib": "matplotlib",
-    },
-    "engines": {"megatron.core": "megatron-core", "deepspeed": "deepspeed"},
-    "eval": {"lm_eval": "lm-eval"},
-    "test": {"pytest": "pytest", "hypothesis": "hypothesis", "transformers": "transformers"},
+EXTRAS = {  # what each extra brings, by the name that pip knows
+    "data": ["tokenizers", "mwparserfromhell"],
+    "course": ["jupyterlab", "jupytext", "papermill", "matplotlib"],
+    "engines": ["megatron-core", "deepspeed"],
+    "eval": ["lm-eval"],
+    "test": ["pytest", "hypothesis", "transformers"],
 }
 TOOLS = {  # programs that some lessons or sources use: what they are for, how they come
     "npm": ("more sources of text", "install Node.js, or on Debian: apt-get install npm"),
@@ -79,7 +74,7 @@ def _rates():
 
 def _packages():
     for extra, packages in EXTRAS.items():
-        found = {name: _version(package, name) for package, name in packages.items()}
+        found = {name: _version(name) for name in packages}
         present = [f"{name} {number}" for name, number in found.items() if number]
         missing = [name for name, number in found.items() if not number]
         _line(f"[{extra}]", ", ".join(present) or "nothing installed")
@@ -91,9 +86,7 @@ def _packages():
         _line(tool, shutil.which(tool) or f"missing ({use}): {remedy}")
 
 
-def _version(package, distribution):
-    if importlib.util.find_spec(package.split(".")[0]) is None:
-        return None
+def _version(distribution):
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -130,7 +130,7 @@ def test_help_names_every_command():
 
 
 def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setitem(doctor.EXTRAS, "eval", {"no_such_module": "no-such-module"})
+    monkeypatch.setitem(doctor.EXTRAS, "eval", ["no-such-module"])
     monkeypatch.setitem(doctor.TOOLS, "no-such-tool", ("nothing", "apt-get install nothing"))
     status, out, _ = call(monkeypatch, capsys, "doctor")
     assert status == 0

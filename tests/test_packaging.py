@@ -75,3 +75,11 @@ def test_makefile_installs_extras_that_exist():
     named = re.findall(r"--editable '\.\[(.*?)\]'", makefile)
     assert named and all(set(names.split(",")) <= set(EXTRAS) for names in named)
     assert "--constraint constraints.txt" in makefile
+
+
+def test_doctor_looks_for_what_the_extras_bring():
+    from minimtnlg.doctor import EXTRAS as LOOKED_FOR
+
+    assert set(LOOKED_FOR) == set(EXTRAS)
+    for extra, names in LOOKED_FOR.items():
+        assert set(names) <= {Requirement(text).name for text in EXTRAS[extra]}

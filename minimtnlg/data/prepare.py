@@ -205,6 +205,3 @@ def _versions():
 def _bar(text, progress, iterable=None, total=None):
     hidden = {} if progress else {"disable": True}  # unless it is given, TQDM_DISABLE decides
     return tqdm(iterable, text, total, unit=" documents", **hidden)
-
-
-__all__ = ["prepare", "table"]
