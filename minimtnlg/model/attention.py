@@ -12,30 +12,32 @@ from torch import nn
 
 from minimtnlg.device import default_generator
 from minimtnlg.model.layers import dropout, recomputed
+from minimtnlg.parallel.collectives import rank
+from minimtnlg.parallel.tensor import ColumnParallel, RowParallel
 
 
-def readable_core(q, k, v, p, draw, layer):
+def readable_core(q, k, v, p, draw, layer, piece=0):
     """softmax(q k^T / sqrt(head size) + causal mask) v, with dropout p on the softmax.
 
-    q, k, v: [b, a, s, h/a] -> [b, a, s, h/a]. The [b, a, s, s] weights exist in memory: the
-    5 a s / h of S13's activation formula [S13, sec. 4.1].
+    q, k, v: [b, a, s, h/a] -> [b, a, s, h/a], a this rank's heads. The [b, a, s, s] weights exist
+    in memory: the 5 a s / h of S13's activation formula [S13, sec. 4.1]. piece: see Draw.purpose.
     """
     s = q.shape[-2]
     # Dividing q instead would keep a second q for backward; dividing the product keeps nothing.
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     future = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
     weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
-    return dropout(weights, p, draw, layer, "attention") @ v
+    return dropout(weights, p, draw, layer, "attention", piece) @ v
 
 
-def sdpa_core(q, k, v, p, draw, layer):
+def sdpa_core(q, k, v, p, draw, layer, piece=0):
     """The same by F.scaled_dot_product_attention, which never holds the [b, a, s, s] weights.
 
     Its dropout comes from PyTorch's own generator, seeded here for this one draw.
     """
     if draw is None or p == 0:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    with default_generator(*draw.purpose(layer, "attention")):
+    with default_generator(*draw.purpose(layer, "attention", piece)):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
 
 
@@ -43,21 +45,24 @@ class Attention(nn.Module):
     """Multi-head causal self-attention of one block.
 
     config: config.Model. layer: the block's index in the whole model. recompute: "selective"
-    computes the core again in backward [S13, sec. 5].
+    computes the core again in backward [S13, sec. 5]. group: the tensor group, over which the heads
+    are cut; see parallel/tensor.py for the rest.
     """
 
-    def __init__(self, config, layer, recompute):
+    def __init__(self, config, layer, recompute, group=None, sequence_parallel=False):
         super().__init__()
         self.config, self.layer, self.recompute = config, layer, recompute
         self.core = {"sdpa": sdpa_core, "readable": readable_core}[config.attention]
-        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
-        self.out = nn.Linear(config.hidden, config.hidden)
+        self.piece = rank(group)  # its heads are its own: so are their dropout masks
+        h = config.hidden
+        self.qkv = ColumnParallel(h, 3 * h, group, sequence_parallel)
+        self.out = RowParallel(h, h, group, sequence_parallel)
 
     def forward(self, x, draw):
-        """x: [s, b, h] -> [s, b, h]."""
-        s, b, h = x.shape
-        heads = self.qkv(x).view(s, b, self.config.heads, 3, self.config.head_size)
-        q, k, v = heads.permute(3, 1, 2, 0, 4)  # each [b, a, s, h/a]
-        args = (q, k, v, self.config.dropout, draw, self.layer)
+        """x: [s, b, h] -> [s, b, h], both cut to [s/t, b, h] under sequence parallelism."""
+        y = self.qkv(x)  # [s, b, 3h/t]
+        heads = y.unflatten(-1, (-1, 3, self.config.head_size))
+        q, k, v = heads.permute(3, 1, 2, 0, 4)  # each [b, a/t, s, h/a]
+        args = (q, k, v, self.config.dropout, draw, self.layer, self.piece)
         mixed = recomputed(self.core, *args) if self.recompute == "selective" else self.core(*args)
-        return self.out(mixed.permute(2, 0, 1, 3).reshape(s, b, h))
+        return self.out(mixed.permute(2, 0, 1, 3).flatten(2))

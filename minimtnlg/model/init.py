@@ -9,6 +9,8 @@ import math
 import torch
 
 from minimtnlg.device import generator
+from minimtnlg.parallel.collectives import size
+from minimtnlg.parallel.tensor import cut, split_dimensions
 
 # Both add to the residual stream, 2 L times in all: their variance is divided by that number, so
 # that the stream's variance does not grow with depth.
@@ -32,7 +34,14 @@ def draw(name, shape, config, seed):
 
 
 @torch.no_grad()
-def initialize(model, config, seed):
-    """Fill every parameter of `model` in place by `draw`, in the parameter's own dtype."""
+def initialize(model, config, seed, group=None):
+    """Fill every parameter of `model` in place by `draw`, in the parameter's own dtype.
+
+    group: the tensor group; a parameter that it cuts gets this rank's block of the whole.
+    """
+    dimensions = split_dimensions(model)
     for name, parameter in model.named_parameters():
-        parameter.copy_(draw(name, parameter.shape, config, seed))
+        shape, dimension = list(parameter.shape), dimensions[name]
+        if dimension is not None:
+            shape[dimension] *= size(group)
+        parameter.copy_(cut(draw(name, shape, config, seed), dimension, group))

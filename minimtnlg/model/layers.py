@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from minimtnlg.device import generator
+from minimtnlg.parallel.tensor import ColumnParallel, RowParallel
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,25 @@ class Draw:
     step: int
     micro_batch: int
 
-    def purpose(self, layer, site):
-        """What a draw is for: e.g. ("dropout", 1, 20, 3, 7, "mlp")."""
-        return ("dropout", self.seed, self.step, self.micro_batch, layer, site)
+    def purpose(self, layer, site, piece=0):
+        """What a draw is for: e.g. ("dropout", 1, 20, 3, 7, "mlp", 0).
+
+        piece: index of this rank where ranks hold pieces of one tensor, whose masks must differ; 0
+        where all of them hold the same tensor, whose masks must agree.
+        """
+        return ("dropout", self.seed, self.step, self.micro_batch, layer, site, piece)
 
 
-def dropout(x, p, draw, layer, site):
+def dropout(x, p, draw, layer, site, piece=0):
     """Zero each element of x with probability p and scale the rest by 1 / (1 - p).
 
-    x: any shape. draw: Draw, or None in evaluation, when x is returned. Backward keeps the mask
-    alone, one byte an element [S13, sec. 4.1].
+    x: any shape. draw: Draw, or None in evaluation, when x is returned. piece: see Draw.purpose.
+    Backward keeps the mask alone, one byte an element [S13, sec. 4.1].
     """
     if draw is None or p == 0:
         return x
-    random = torch.rand(
-        x.shape, generator=generator(*draw.purpose(layer, site), device=x.device), device=x.device
-    )
+    g = generator(*draw.purpose(layer, site, piece), device=x.device)
+    random = torch.rand(x.shape, generator=g, device=x.device)
     return x * (random >= p) / (1 - p)
 
 
@@ -53,13 +57,16 @@ def recomputed(function, *args):
 
 
 class MLP(nn.Module):
-    """h -> 4h -> GeLU -> h, the GeLU in its tanh form as in every engine."""
+    """h -> 4h -> GeLU -> h, the GeLU in its tanh form as in every engine.
 
-    def __init__(self, config):
+    group: the tensor group, over which the 4h are cut; see parallel/tensor.py for the rest.
+    """
+
+    def __init__(self, config, group=None, sequence_parallel=False):
         super().__init__()
-        self.up = nn.Linear(config.hidden, config.ffn)
-        self.down = nn.Linear(config.ffn, config.hidden)
+        self.up = ColumnParallel(config.hidden, config.ffn, group, sequence_parallel)
+        self.down = RowParallel(config.ffn, config.hidden, group, sequence_parallel)
 
     def forward(self, x):
-        """x: [s, b, h] -> [s, b, h]."""
+        """x: [s, b, h] -> [s, b, h], both cut to [s/t, b, h] under sequence parallelism."""
         return self.down(F.gelu(self.up(x), approximate="tanh"))

@@ -58,6 +58,11 @@ def all_reduce(x, group, op="sum", wait=True):
     return _in_place(x, lambda y: dist.all_reduce(y, _REDUCTIONS[op], group))
 
 
+def summed(x, group):
+    """The sum of the x of all ranks as a new tensor; x itself in a group of one."""
+    return x if group is None else all_reduce(x.clone(), group)
+
+
 def broadcast(x, source, group):
     """Replaces x by the x of the rank with index `source` in the group, in place; returns x.
 
@@ -79,13 +84,14 @@ def all_gather(x, group):
     return whole
 
 
-def reduce_scatter(x, group):
+def reduce_scatter(x, group, wait=True):
     """This rank's part of the sum over all ranks: [r, ...] gives rows [r/n, ...] of the sum.
 
-    Rank i of the group has the i-th part. InputError where n does not divide r.
+    Rank i of the group has the i-th part. wait=False: returns (part, work) at once; until
+    work.wait() x is not written and the part not read. InputError where n does not divide r.
     """
     if group is None:
-        return x
+        return x if wait else (x, _Done())
     n, rows = size(group), x.shape[0]
     if rows % n:
         above = rows - rows % n + n
@@ -95,8 +101,8 @@ def reduce_scatter(x, group):
             f"the group {group_name(group)}; {fits} rows would fit"
         )
     part = x.new_empty(rows // n, *x.shape[1:])
-    dist.reduce_scatter_single(part, x.contiguous(), group=group)
-    return part
+    work = dist.reduce_scatter_single(part, x.contiguous(), group=group, async_op=not wait)
+    return part if wait else (part, work)
 
 
 def exchange(sends, receives, group=None):

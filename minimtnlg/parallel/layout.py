@@ -5,6 +5,7 @@ group are neighbours in number, so 8 of them share a node; stages lie furthest a
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from minimtnlg.errors import InputError
@@ -61,3 +62,16 @@ class Layout:
     def node(self, rank, gpus_per_node=8):
         """(node, GPU in it) of `rank`, where ranks fill the nodes in order."""
         return divmod(rank, gpus_per_node)
+
+
+def virtual_stages(layers, count):
+    """The ranges of layers of each of `count` pieces, in order; the first ones get what is over.
+
+    virtual_stages(105, 35) gives MT-NLG's 35 stages of three layers each.
+    """
+    if not 1 <= count <= layers:
+        raise InputError(f"{layers} layers can't be cut into {count} pieces of one layer or more")
+    each, over = divmod(layers, count)
+    sizes = [each + (piece < over) for piece in range(count)]
+    ends = list(accumulate(sizes))
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]

@@ -24,6 +24,8 @@ class Mesh:
     place       this rank's Place(pp, dp, tp) in it
     tp, pp, dp  its ProcessGroups, named "tp", "pp", "dp"; None where the size is 1. The index of a
                 rank in a group is its coordinate.
+    ends        the first and the last stage of its pipeline, which share the tied embedding; None
+                on the stages between, and where there is one stage
 
     All ranks make the same Mesh at the same time. InputError, on each of them, where the layout has
     not as many ranks as the world.
@@ -31,7 +33,7 @@ class Mesh:
 
     def __init__(self, layout=None):
         self.layout = layout or Layout()
-        self.tp = self.pp = self.dp = None
+        self.tp = self.pp = self.dp = self.ends = None
         joined = layout is not None and dist.is_initialized()
         rank, world = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         if self.layout.world != world:
@@ -42,12 +44,17 @@ class Mesh:
         for dim, axis in enumerate(Place._fields):
             if grid.shape[dim] > 1:
                 setattr(self, axis, _own(np.moveaxis(grid, dim, -1), rank, axis))
+        if self.layout.pp > 1:
+            self.ends = _own(np.moveaxis(grid[[0, -1]], 0, -1), rank, "ends")
+            dist.barrier(self.pp)  # a group's first call has to be made by all, a transfer is not
+
+    def peer(self, stage):
+        """Rank in the world of the same replica and slice on pipeline stage `stage`."""
+        return self.layout.rank(stage, self.place.dp, self.place.tp)
 
     def __repr__(self):
         size, at = self.layout, self.place
-        return (
-            f"Mesh(pp {at.pp} of {size.pp}, dp {at.dp} of {size.dp}, tp {at.tp} of {size.tp})"
-        )
+        return f"Mesh(pp {at.pp} of {size.pp}, dp {at.dp} of {size.dp}, tp {at.tp} of {size.tp})"
 
 
 def _own(lines, rank, axis):

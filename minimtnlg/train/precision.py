@@ -1,7 +1,7 @@
 """16-bit weights with an fp32 memory, and the loss scale that keeps fp16 gradients from vanishing.
 
-- Masters: fp32 weights and fp32 gradient sums beside 16-bit weights: 2 + 4 and 2 + 4 of MT-NLG's
-  20 bytes a parameter [S3, sec. 2.1.1].
+- Masters: fp32 weights beside 16-bit weights: the 2 + 4 of MT-NLG's 20 bytes a parameter. Another
+  2 + 4 are gradients, summed in fp32 by parallel/replicas.py [S3, sec. 2.1.1].
 - LossScale: Megatron's dynamic rule [S10]. bfloat16 has fp32's range and needs none.
 """
 
@@ -11,41 +11,24 @@ from minimtnlg.device import fp32
 
 
 class Masters:
-    """The fp32 side of a model's trainable parameters.
+    """The fp32 side of the weights that a rank updates.
 
-    .masters is a list in the order of .parameters; each master's .grad is the sum of the gradients
-    of the step so far. Where a parameter is fp32 (or float64) already, it is its own master.
+    .masters is a list in the order of .weights. A weight that is fp32 (or float64) already is its
+    own master.
     """
 
-    def __init__(self, parameters):
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [p if p.dtype == fp32(p.dtype) else _copy(p) for p in self.parameters]
-
-    @torch.no_grad()
-    def accumulate(self):
-        """Move the micro-batch's 16-bit gradients into the fp32 sums. Call after each backward."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            if master is not parameter and parameter.grad is not None:
-                master.grad.add_(parameter.grad)
-                parameter.grad = None
-
-    def zero(self):
-        """Start a step: every sum is zero, also of a parameter that the batch will never touch."""
-        for master in self.masters:
-            master.grad = torch.zeros_like(master) if master.grad is None else master.grad.zero_()
+    def __init__(self, weights):
+        self.weights = list(weights)
+        self.masters = [
+            w if w.dtype == fp32(w.dtype) else w.detach().to(fp32(w.dtype)) for w in self.weights
+        ]
 
     @torch.no_grad()
     def write_back(self):
         """Round the masters into the 16-bit weights, after the optimizer has moved them."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            if master is not parameter:
-                parameter.copy_(master)
-
-
-def _copy(parameter):
-    master = parameter.detach().to(fp32(parameter.dtype))
-    master.grad = torch.zeros_like(master)
-    return master
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            if master is not weight:
+                weight.copy_(master)
 
 
 class LossScale:

@@ -1,36 +1,96 @@
 """One training step as a function of (model, optimizer, micro-batches): tensors in, tensors out.
 
 No file, no data loader, no waiting for the device: reading numbers back is the trainer's business.
+The same lines train one process and a mesh of thousands: a process by itself is a pipeline of one
+stage, one replica and one slice.
 """
 
 import torch
 
+from minimtnlg.device import fp32
 from minimtnlg.model import Draw
+from minimtnlg.parallel.collectives import all_reduce, broadcast, rank, size
+from minimtnlg.parallel.pipeline import carry_out
+from minimtnlg.parallel.schedules import OneFOneB
 
 
-def step(model, optimizer, micro_batches, *, lr, seed, number):
+def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
     """Forward and backward of every micro-batch, then one update; returns (loss, norm).
 
-    micro_batches: list of data.batches.Batch on the model's device, together the global batch.
-    seed, number: of the run and of this step; they name the dropout masks.
+    micro_batches: list of data.batches.Batch on the model's device, those of this replica, all of
+    one shape; together with those of the other replicas they are the global batch. Stages between
+    the first and the last take only their shapes. seed, number: of the run and of this step; they
+    name the dropout masks. schedule: None for 1F1B.
 
-    Both are scalar tensors. loss is the mean over all unmasked tokens of the global batch, not the
-    mean of the micro-batches' means: so the step divides by the number of tokens first, whatever
-    the masks. norm is the gradients' norm before clipping.
+    Both results are scalar tensors, the same on every rank. loss is the mean over all unmasked
+    tokens of the global batch, not the mean of the micro-batches' means: so the step divides by the
+    number of tokens first, whatever the masks. norm is the gradients' norm before clipping.
     """
-    tokens = torch.stack([batch.mask.sum() for batch in micro_batches]).sum().clamp(min=1)
-    loss = torch.zeros((), device=tokens.device)
+    mesh, m = model.mesh, len(micro_batches)
+    schedule = schedule or OneFOneB(pp=mesh.layout.pp, m=m)
+    tokens = _tokens(model, micro_batches)
+    total = []
     optimizer.zero()
-    for k, batch in enumerate(micro_batches):
-        share = model.loss(batch, Draw(seed, number, k)) / tokens
-        (share * optimizer.loss_scale.scale).backward()
+
+    def forward(k, chunk, x):
+        draw = Draw(seed, number, k * size(mesh.dp) + rank(mesh.dp))
+        y = model.stage(micro_batches[k], x, draw, chunk)
+        if not model.ends(chunk):
+            return y
+        share = y / tokens
+        total.append(share.detach())
+        return share * optimizer.loss_scale.scale
+
+    def backward(k, chunk, y, gradient):
+        optimizer.replicas.begin(last=k == m - 1)
+        torch.autograd.backward(y, gradient)
         optimizer.accumulate()
-        loss = loss + share.detach()
-    return loss, optimizer.step(lr)
+
+    carry_out(schedule, mesh, forward, backward, **_messages(model, micro_batches))
+    return _mean(model, total), optimizer.step(lr)
 
 
 @torch.no_grad()
-def evaluate(model, micro_batches):
-    """Mean cross-entropy (nats, scalar tensor) over all unmasked tokens, without dropout."""
-    tokens = torch.stack([batch.mask.sum() for batch in micro_batches]).sum().clamp(min=1)
-    return torch.stack([model.loss(batch) for batch in micro_batches]).sum() / tokens
+def evaluate(model, micro_batches, schedule=None):
+    """Mean cross-entropy (nats, scalar tensor) over all unmasked tokens, without dropout.
+
+    Arguments as for `step`; the schedule, if given, is a forward-only one.
+    """
+    mesh = model.mesh
+    schedule = schedule or OneFOneB(pp=mesh.layout.pp, m=len(micro_batches), forward_only=True)
+    tokens = _tokens(model, micro_batches)
+    total = []
+
+    def forward(k, chunk, x):
+        y = model.stage(micro_batches[k], x, None, chunk)
+        if model.ends(chunk):
+            total.append(y / tokens)
+        return y
+
+    carry_out(schedule, mesh, forward, **_messages(model, micro_batches))
+    return _mean(model, total)
+
+
+def _tokens(model, micro_batches):
+    """Unmasked tokens of the global batch, at least 1; None where no loss is made."""
+    if not model.ends(model.virtual - 1):
+        return None
+    tokens = torch.stack([batch.mask.sum() for batch in micro_batches]).sum()
+    return all_reduce(tokens, model.mesh.dp).clamp(min=1)
+
+
+def _mean(model, shares):
+    """The sum of all replicas' shares, known to the last stage, on every rank."""
+    first = next(model.parameters())
+    zero = torch.zeros((), dtype=fp32(first.dtype), device=first.device)
+    loss = all_reduce(torch.stack([zero, *shares]).sum(), model.mesh.dp)
+    return broadcast(loss, size(model.mesh.pp) - 1, model.mesh.pp)
+
+
+def _messages(model, micro_batches):
+    """What stages send each other, in carry_out's words."""
+    return {
+        "shape": model.handed_on(micro_batches[0]),
+        "dtype": next(model.parameters()).dtype,
+        "slices": not model.sequence_parallel,
+    }

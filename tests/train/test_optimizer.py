@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from minimtnlg.config import Optim
+from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.train.optimizer import Optimizer, global_norm
 
 RATES = [0.0, 1e-3, 3e-3, 2e-3, 1e-4, 1e-3]  # the rate changes at each step
@@ -16,6 +17,8 @@ RATES = [0.0, 1e-3, 3e-3, 2e-3, 1e-4, 1e-3]  # the rate changes at each step
 
 class Weights(nn.Module):
     """A matrix, an embedding, two vectors, a frozen matrix: no forward is needed here."""
+
+    mesh = Mesh()
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
@@ -63,9 +66,7 @@ def give(model, gradients):
 
 @pytest.mark.parametrize("clip", [0.0, 0.7, 1e6])
 def test_equals_adam_by_hand(clip):
-    optim = Optim(
-        lr=3e-3, min_lr=0.0, warmup_tokens=0, decay_tokens=1, weight_decay=0.3, clip=clip
-    )
+    optim = Optim(lr=3e-3, min_lr=0.0, warmup_tokens=0, decay_tokens=1, weight_decay=0.3, clip=clip)
     model = Weights()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer, steps, norms = Optimizer(model, optim), [], []

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from minimtnlg.config import Optim
+from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.train.optimizer import Optimizer
-from minimtnlg.train.precision import LossScale, Masters
+from minimtnlg.train.precision import LossScale
 from minimtnlg.train.step import step
 
 OPTIM = Optim(lr=1e-3, min_lr=0.0, warmup_tokens=0, decay_tokens=1, weight_decay=0.0, clip=0.0)
@@ -23,6 +24,18 @@ class Linear(nn.Module):
 
     def loss(self, batch, draw=None):
         return (self.w.float() * batch.slope).sum()
+
+    # What the step asks of any model.
+    mesh, virtual, sequence_parallel = Mesh(), 1, False
+
+    def stage(self, batch, x, draw, chunk):
+        return self.loss(batch, draw)
+
+    def ends(self, chunk):
+        return True
+
+    def handed_on(self, batch):
+        return ()
 
 
 class Slope:
@@ -61,32 +74,33 @@ def test_masters_keep_updates_that_bfloat16_loses():
 def test_gradients_are_summed_in_fp32(dtype):
     """1 + 300 x 2^-12: each small one is lost in a 16-bit sum."""
     model = Linear(dtype)
-    masters = Masters(model.parameters())
-    masters.zero()
+    optimizer = Optimizer(model, OPTIM)
+    optimizer.zero()
     for slope in [1.0] + [2.0**-12] * 300:
         model.loss(Slope(slope)).backward()
-        masters.accumulate()
+        optimizer.accumulate()
         assert model.w.grad is None
-    assert (masters.masters[0].grad == 1 + 300 * 2.0**-12).all()
-    assert masters.masters[0].grad.dtype == torch.float32
+    (total,) = optimizer.replicas.gradients
+    assert (total == 1 + 300 * 2.0**-12).all()
+    assert total.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_wide_parameter_is_its_own_master(dtype):
     model = Linear(torch.float32).to(dtype)
-    masters = Masters(model.parameters())
-    assert masters.masters[0] is model.w
-    masters.zero()
+    optimizer = Optimizer(model, OPTIM)
+    assert optimizer.masters.masters[0] is model.w
+    optimizer.zero()
     model.loss(Slope(0.5)).backward()
-    masters.accumulate()
-    masters.write_back()
+    optimizer.accumulate()
+    optimizer.masters.write_back()
     assert (model.w.grad == 0.5).all() and (model.w == 1).all()
 
 
 def test_frozen_parameters_have_no_master():
     model = Linear(torch.bfloat16)
     model.frozen = nn.Parameter(torch.ones(5, dtype=torch.bfloat16), requires_grad=False)
-    masters = Masters(model.parameters())
+    masters = Optimizer(model, OPTIM).masters
     assert [m.shape for m in masters.masters] == [(4, 3)]
 
 

@@ -45,7 +45,7 @@ def build(dtype=torch.float64, optim=None, recompute="none", **changes):
 
 def kept(p, shape, k, layer, site):
     """Dropout's factors for micro-batch k: 0 or 1 / (1 - p), drawn from what names the draw."""
-    name = f"dropout/{SEED}/{NUMBER}/{k}/{layer}/{site}"
+    name = f"dropout/{SEED}/{NUMBER}/{k}/{layer}/{site}/0"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     random = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     return (random >= p).double() / (1 - p)
@@ -174,9 +174,7 @@ def test_micro_batches_do_not_matter(cut):
         part = rows[begin : begin + size]
         begin += size
         pieces.append(
-            SimpleNamespace(
-                **{n: torch.cat([getattr(r, n) for r in part]) for n in vars(rows[0])}
-            )
+            SimpleNamespace(**{n: torch.cat([getattr(r, n) for r in part]) for n in vars(rows[0])})
         )
     result = step(model, optimizer, pieces, lr=LR, seed=SEED, number=NUMBER)
     assert_same(model, result, expected)
