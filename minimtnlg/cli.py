@@ -5,6 +5,7 @@ a failed rank or lesson 1, an interruption 130; no traceback.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -70,12 +71,20 @@ def train(
         list[str] | None, typer.Argument(help="section.key=value, as in optim.lr=1e-3")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; it must not hold one yet.")] = ...,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks to start; by default what the layout needs.")
+    ] = None,
 ):
-    """Train a GPT; write metrics, weights and a picture of the loss, and show a greedy sample."""
+    """Train a GPT; write metrics, weights and a picture of the loss, and show a greedy sample.
+
+    Local ranks are started as the layout needs them, unless a launcher such as torchrun did.
+    """
     from minimtnlg import config as configuration
     from minimtnlg.train.trainer import train as run_training
 
-    result = run_training(configuration.load(config, overrides or ()), out)
+    result = run_training(configuration.load(config, overrides or ()), out, ranks=ranks)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return  # one rank speaks for all
     print(
         f"{result['steps']} steps, {result['tokens']:,} tokens in {result['seconds']:.0f} s\n"
         f"validation loss  {result['valid_loss']:.3f} nats per token\n"
@@ -84,6 +93,36 @@ def train(
     )
     _draw_loss(out, result["unigram_entropy"])
     _show_sample(out)
+
+
+@app.command()
+def verify(
+    config: Annotated[str, typer.Argument(help="A YAML file or the name of a preset.")] = "nano",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as in parallel.tp=2")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+):
+    """Prove that a layout computes what one process does: losses, gradients, updated weights."""
+    from minimtnlg.train.verify import LIMIT, configure, equal
+    from minimtnlg.train.verify import verify as compare
+
+    if "=" in config:  # no CONFIG, only overrides
+        config, overrides = "nano", [config, *(overrides or [])]
+    result = compare(configure(config, overrides or ()))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print("layout  " + ", ".join(f"{key} {value}" for key, value in result["layout"].items()))
+        differences = result["max_abs_diff"].items()
+        _table([
+            {"largest difference of": kind, "": f"{value:.1e}", "found in": result["worst"][kind]}
+            for kind, value in differences
+        ])  # fmt: skip
+        verdict = f"equal: all within {LIMIT:g}" if equal(result) else f"NOT EQUAL: above {LIMIT:g}"
+        print(f"parallel and serial are {verdict}")
+    if not equal(result):
+        raise typer.Exit(1)
 
 
 @course.command("start")

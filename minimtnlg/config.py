@@ -12,13 +12,14 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML, YAMLError
 
+from minimtnlg import rules
 from minimtnlg.errors import InputError
 from minimtnlg.presets import PRESETS
 
@@ -30,8 +31,15 @@ def _no_truth(value):
     return value
 
 
+def _count_or_auto(value):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise PydanticCustomError("count", "input should be a whole number from 1, or auto")
+
+
 Number = pydantic.BeforeValidator(_no_truth)
 Count = Annotated[int, Number, Field(ge=1)]
+CountOrAuto = Annotated[Any, pydantic.BeforeValidator(_count_or_auto)]
 Whole = Annotated[int, Number, Field(ge=0)]
 Share = Annotated[float, Number, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Number, Field(gt=0.0, allow_inf_nan=False)]
@@ -80,7 +88,7 @@ class Model:
         if self.hidden % self.heads:
             raise InputError(
                 f"model.heads={self.heads} does not divide model.hidden={self.hidden}: choose one "
-                f"of {_near_divisors(self.hidden, self.heads)}"
+                f"of {rules.near_divisors(self.hidden, self.heads)}"
             )
 
     @property
@@ -122,9 +130,13 @@ class Model:
 class Parallel:
     """How the work is cut: rank = tp + TP * (dp + DP * pp), Megatron's and DeepSpeed's order."""
 
-    tp: Count = 1  # t, tensor-parallel ranks
+    tp: Count = 1  # t, tensor-parallel ranks [S24]
     pp: Count = 1  # p, pipeline stages
-    dp: Count = 1  # d, data-parallel replicas
+    virtual: Count = 1  # v, chunks of layers a stage, for the interleaved schedule [S12]
+    dp: CountOrAuto = "auto"  # d, replicas; auto: the number of ranks / (t p)
+    zero: Annotated[int, Number, Field(ge=0, le=3)] = 0  # stage of ZeRO [S15]
+    sequence_parallel: pydantic.StrictBool = False  # cut what tensor parallelism replicates [S13]
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"  # of the pipeline [S3: 1F1B]
     recompute: Literal["none", "selective", "full"] = "none"  # what backward computes again [S13]
 
 
@@ -216,28 +228,26 @@ class Config:
     train: Train
 
     def __post_init__(self):
-        m, p, t = self.model, self.parallel, self.train
-        for key, value in (("heads", m.heads), ("vocab", m.vocab)):
-            if value % p.tp:
-                raise InputError(
-                    f"parallel.tp={p.tp} does not divide model.{key}={value}: choose one of "
-                    f"{_near_divisors(value, p.tp)}"
-                )
-        require(
-            p.pp <= m.layers,
-            f"parallel.pp={p.pp} stages need at least one layer each: model.layers={m.layers}",
-        )
-        require(
-            p.recompute != "selective" or m.attention == "readable",
-            "parallel.recompute=selective with model.attention=sdpa, a kernel that recomputes the "
-            "attention core itself: choose model.attention=readable, or recompute none or full",
-        )
-        for batch in t.batches():
-            require(
-                batch % (t.micro_batch * p.dp) == 0,
-                f"a global batch of {batch} is not divisible by train.micro_batch * parallel.dp = "
-                f"{t.micro_batch} * {p.dp}: change train.global_batch, train.ramp or micro_batch",
-            )
+        for sentence in rules.broken(self.model, self.parallel, self.train):
+            raise InputError(sentence)
+
+
+def sized(config, ranks=None):
+    """`config` with the number of replicas filled in, for so many ranks; None: as few as can be.
+
+    InputError where tp * pp * dp is not that number.
+    """
+    parallel = config.parallel
+    replica = parallel.tp * parallel.pp
+    if parallel.dp == "auto":
+        parallel = dataclasses.replace(parallel, dp=max(1, (ranks or replica) // replica))
+    world = replica * parallel.dp
+    require(
+        ranks in (None, world),
+        f"parallel.tp={parallel.tp} x pp={parallel.pp} x dp={parallel.dp} make {world} ranks, not "
+        f"{ranks}: give a multiple of tp x pp = {replica} ranks and leave out parallel.dp",
+    )
+    return dataclasses.replace(config, parallel=parallel)
 
 
 def preset(name):
@@ -246,7 +256,7 @@ def preset(name):
         raise InputError(
             f"no preset {name!r}; there are {', '.join(PRESETS)}{_nearest(name, PRESETS)}"
         )
-    return _build(PRESETS[name])
+    return build(PRESETS[name])
 
 
 def load(source, overrides=()):
@@ -254,6 +264,11 @@ def load(source, overrides=()):
 
     Raises InputError for a missing or malformed file, an unknown key, or a value that can't be.
     """
+    return build(values_of(source, overrides))
+
+
+def values_of(source, overrides=()):
+    """What `load` reads, as a dict of sections that nobody has checked yet; see `build`."""
     if str(source) in PRESETS:
         values = {name: dict(part) for name, part in PRESETS[str(source)].items()}
     else:
@@ -268,7 +283,7 @@ def load(source, overrides=()):
                 f"{_nearest(part, SECTIONS)}"
             )
         values.setdefault(part, {})[name] = _yaml(text, f"override {override!r}")
-    return _build(values)
+    return values
 
 
 def save(config, path):
@@ -307,7 +322,8 @@ def _yaml(text, where):
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _build(values):
+def build(values):
+    """The Config of a dict of sections; InputError says in one line what can't be."""
     try:
         return _CONFIG.validate_python(values)
     except pydantic.ValidationError as error:
@@ -337,10 +353,6 @@ def _nearest(name, names):
     close = difflib.get_close_matches(name, list(names), 1, 0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
 
-
-def _near_divisors(number, wanted):
-    divisors = [d for d in range(1, number + 1) if number % d == 0] if number < 1e6 else [1]
-    return sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:4])
 
 
 SECTIONS = [field.name for field in dataclasses.fields(Config)]

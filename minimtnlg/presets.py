@@ -33,7 +33,7 @@ PRESETS = {
         data=_CORPUS,
         optim=_rate(4e-3, 4e-4, 20_000, 567_000),
         train=dict(
-            tokens=450_000, global_batch=16, micro_batch=4, ramp=(8, 8, 60_000), eval_every=50
+            tokens=450_000, global_batch=16, micro_batch=2, ramp=(8, 8, 60_000), eval_every=50
         ),
     ),
     "micro": dict(  # five times nano, for an afternoon on two cores
@@ -44,7 +44,7 @@ PRESETS = {
         train=dict(
             tokens=32_000_000,
             global_batch=64,
-            micro_batch=8,
+            micro_batch=4,
             ramp=(16, 16, 1_500_000),
             eval_every=100,
         ),

@@ -30,7 +30,7 @@ def call(monkeypatch, capsys, *args):
         (["train", "nanoo", "--out", "x"], "did you mean 'nano'"),
         (["train", "nano", "model.layer=3", "--out", "x"], "did you mean 'layers'"),
         (["train", "nano", "data.path=nowhere", "--out", "x"], "no corpus at nowhere"),
-        (["train", "mtnlg-530b", "--out", "x"], "this version trains in one process"),
+        (["train", "mtnlg-530b", "--out", "x"], "take 84,736 GB with gradients and moments"),
         (["data", "prepare", "--out", "x", "--vocab", "many"], "--vocab 'many'"),
         (["data", "prepare", "--out", "x", "--sources", "wikipedie"], "wikipedia"),
         (["data", "prepare", "--out", "x", "--sources", ","], "no source was named"),

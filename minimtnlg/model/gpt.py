@@ -10,7 +10,7 @@
 import torch
 from torch import nn
 
-from minimtnlg.device import device
+from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
 from minimtnlg.model.attention import Attention
 from minimtnlg.model.init import initialize
@@ -153,3 +153,17 @@ class GPT(nn.Module):
         For a model without other stages. In nats, summed in fp32, in float64 for a float64 model.
         """
         return self.stage(batch, None, draw)
+
+
+def build(config, mesh=None):
+    """The GPT that a whole config.Config describes, on `mesh`."""
+    parallel = config.parallel
+    return GPT(
+        config.model,
+        mesh,
+        seed=config.train.seed,
+        dtype=DTYPES[config.train.dtype],
+        recompute=parallel.recompute,
+        virtual=parallel.virtual,
+        sequence_parallel=parallel.sequence_parallel,
+    )

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from minimtnlg.errors import InputError
 
+ORDER = ("pp", "dp", "tp")  # slowest to fastest: rank = tp + TP * (dp + DP * pp)
+
 
 class Place(NamedTuple):
     """Coordinates of one rank: its stage pp, its replica dp, its slice tp (each from 0)."""
@@ -59,9 +61,38 @@ class Layout:
         here = self.place(rank)
         return [self.rank(**(here._asdict() | {axis: i})) for i in range(getattr(self, axis))]
 
-    def node(self, rank, gpus_per_node=8):
-        """(node, GPU in it) of `rank`, where ranks fill the nodes in order."""
-        return divmod(rank, gpus_per_node)
+    def node(self, rank, gpus_per_node=8, order=ORDER):
+        """(node, GPU in it) of `rank`, where GPUs fill the nodes in order.
+
+        order: the axes, from the one that changes slowest to the one that changes fastest from GPU
+        to GPU. The default puts rank i on GPU i; another one shows what that would cost, see links.
+        """
+        if sorted(order) != sorted(ORDER):
+            raise InputError(f"order={order!r}: give each of {', '.join(ORDER)} once")
+        place, gpu = self.place(rank), 0
+        for axis in order:
+            gpu = gpu * getattr(self, axis) + getattr(place, axis)
+        return divmod(gpu, gpus_per_node)
+
+    def links(self, axis, gpus_per_node=8, order=ORDER):
+        """(links inside a node, links between nodes) that the groups along `axis` use in all.
+
+        A link joins two neighbours of a group's ring; a ring of two has one. What goes between
+        nodes takes InfiniBand, what stays inside NVLink [S3, sec. 2.3].
+        """
+        size = getattr(self, axis)
+        nodes = [self.node(rank, gpus_per_node, order)[0] for rank in range(self.world)]
+        inside = between = 0
+        for rank in range(self.world):
+            at = getattr(self.place(rank), axis)
+            if size == 1 or (size == 2 and at == 1):
+                continue
+            after = self.rank(**(self.place(rank)._asdict() | {axis: (at + 1) % size}))
+            if nodes[rank] == nodes[after]:
+                inside += 1
+            else:
+                between += 1
+        return inside, between
 
 
 def virtual_stages(layers, count):

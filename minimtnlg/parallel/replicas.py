@@ -143,6 +143,10 @@ class Replicas:
     def publish(self):
         """After the update, tell the others; every replica has made the same update."""
 
+    def shard_of(self, whole, i):
+        """The part of `whole`, shaped like parameters[i], that belongs to owned[i]."""
+        return whole
+
     def gathered(self):
         """A block in which all weights are whole, as they always are here."""
         return contextlib.nullcontext()

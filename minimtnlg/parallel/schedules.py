@@ -12,7 +12,7 @@ stage x % p as that stage's chunk x // p [S12, sec. 2.2.2].
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from minimtnlg.errors import InputError
 
@@ -193,6 +193,14 @@ class Interleaved(Schedule):
         # The last chunk comes after (v-1) p passes through the others. From there it is
         # p - stage - 1 stages down to the loss and as many back: forward passes fill both ways.
         return min(2 * (self.pp - stage - 1) + (self.virtual - 1) * self.pp, self.virtual * self.m)
+
+
+@lru_cache  # a training asks for the same one at every step
+def named(name, pp, m, virtual=1, forward_only=False):
+    """The schedule that parallel.schedule names: "gpipe", "1f1b" or "interleaved"."""
+    if name == "interleaved":
+        return Interleaved(pp=pp, m=m, virtual=virtual, forward_only=forward_only)
+    return {"gpipe": GPipe, "1f1b": OneFOneB}[name](pp=pp, m=m, forward_only=forward_only)
 
 
 # Ticks of the clock. A backward pass is two products for each one of a forward pass, and under full

@@ -81,6 +81,10 @@ class Zero(Replicas):
                 self._whole[b] = False
                 self._gather(b)
 
+    def shard_of(self, whole, i):
+        b, place = self._place[self.parameters[i]]
+        return self.buckets[b].piece(whole, place, self._lane)
+
     @contextlib.contextmanager
     def gathered(self):
         """In the block all weights are whole; what is written to them there is lost at stage 3."""

@@ -7,6 +7,8 @@ folder can be executed.
 from pathlib import Path
 
 import safetensors
+import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from minimtnlg import config as configuration
@@ -14,15 +16,47 @@ from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
+from minimtnlg.parallel.tensor import split_dimensions
 
 
 def save_weights(model, run, step):
-    """Write RUN/checkpoints/step-N/model.safetensors, then let RUN/latest name it."""
+    """Write RUN/checkpoints/step-N/model.safetensors, then let RUN/latest name it.
+
+    Every rank takes part; the file holds the whole model and is written by rank 0.
+    """
+    state = whole_state(model)
+    if state is None:
+        return
     folder = Path(run) / "checkpoints" / f"step-{step}"
     with appearing(folder / "model.safetensors") as path:
-        save_file(model.state_dict(), path)
+        save_file(state, path)
     with appearing(Path(run) / "latest") as path:
         path.write_text(folder.name)
+
+
+def whole_state(model):
+    """{name: whole tensor, on the CPU} on rank 0, in the order of the layers; None on other ranks.
+
+    Every rank takes part; at ZeRO 3 inside `replicas.gathered()`.
+    """
+    dimensions, mesh = split_dimensions(model), model.mesh
+    mine = {
+        name: (dimensions[name], tensor.cpu()) for name, tensor in model.state_dict().items()
+    }
+    states = [mine]
+    if mesh.layout.world > 1:
+        states = [None] * mesh.layout.world if mesh.layout.rank(*mesh.place) == 0 else None
+        dist.gather_object(mine if mesh.place.dp == 0 else {}, states)
+    if states is None:
+        return None
+    slices = {}  # rank by rank: stage by stage, and within a stage slice by slice
+    for state in states:
+        for name, (dimension, tensor) in state.items():
+            slices.setdefault(name, (dimension, []))[1].append(tensor)
+    return {
+        name: tensors[0] if dimension is None else torch.cat(tensors[: mesh.layout.tp], dimension)
+        for name, (dimension, tensors) in slices.items()
+    }
 
 
 def load_run(run):

@@ -1,69 +1,98 @@
 """A whole run: data in, steps, numbers out. What waits for the device or touches a file lives here.
 
+The same program runs on every rank, of one or of thousands; rank 0 alone writes files.
+
 RUN/config.yaml, tokenizer.json, metrics.jsonl (one object a step), checkpoints/step-N/, latest.
 """
 
 import json
 import math
+import os
 import shutil
 import time
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from minimtnlg import config as configuration
 from minimtnlg.data import batches as data
 from minimtnlg.data.prepare import prepare
 from minimtnlg.data.sources import cache_dir
-from minimtnlg.device import DTYPES, device, memory
+from minimtnlg.device import backend, device, memory
 from minimtnlg.errors import InputError
-from minimtnlg.model import GPT
+from minimtnlg.model import build
+from minimtnlg.parallel import schedules
+from minimtnlg.parallel.collectives import all_reduce
+from minimtnlg.parallel.layout import Layout
+from minimtnlg.parallel.mesh import Mesh
+from minimtnlg.parallel.tensor import split_dimensions
+from minimtnlg.ranks import run
 from minimtnlg.train import ramps
 from minimtnlg.train.checkpoint import save_weights
 from minimtnlg.train.optimizer import Optimizer
 from minimtnlg.train.step import evaluate, step
 
 
-def train(config, out, progress=True):
+def train(config, out, progress=True, ranks=None):
     """Train a GPT by `config` into the new folder `out`; return what the run came to.
 
+    ranks: how many; None: as many as the layout needs. They are started here, unless a launcher
+    such as torchrun did: then this process is one of them.
+
     The result is a dict: steps, tokens, seconds, loss (last step), valid_loss, unigram_entropy (all
-    in nats per token). The same config and data give the same run. InputError for an `out` that
-    holds something, a model too large for this machine, a corpus that doesn't fit it, or a loss
-    that is no number any more.
+    in nats per token). The same config and data give the same run, in every layout but for the
+    order of additions. InputError for an `out` that holds something, a model too large for this
+    machine, a corpus that doesn't fit it, or a loss that is no number any more; RankError when a
+    rank fails.
     """
-    _refuse_ranks(config.parallel)
     out = Path(out)
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
+    config = configuration.sized(config, launched or ranks)
+    world = config.parallel.tp * config.parallel.pp * config.parallel.dp
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out} holds a run or other files: choose another --out or remove it")
     _refuse_too_large(config)
     corpus = open_corpus(config, progress)
-    sets = draw_data(config, corpus)
-    out.mkdir(parents=True, exist_ok=True)
-    configuration.save(config, out / "config.yaml")
-    shutil.copy(corpus.folder / "tokenizer.json", out / "tokenizer.json")
+    draw_data(config, corpus)  # what can't be drawn is refused before a rank is started
+    if launched:
+        dist.init_process_group(backend())
+        result = _rank(config, out, progress)
+        dist.destroy_process_group()
+    elif world > 1:
+        result = run(_rank, world, config, out, progress, timeout=math.inf)[0]
+    else:
+        result = _rank(config, out, progress)
+    entropy = data.unigram_entropy(corpus, config.data.weights, config.data.split)
+    return result | {"unigram_entropy": entropy}
 
-    model = GPT(
-        config.model,
-        seed=config.train.seed,
-        dtype=DTYPES[config.train.dtype],
-        recompute=config.parallel.recompute,
-    )
-    optimizer = Optimizer(model, config.optim)
+
+def _rank(config, out, progress):
+    """What each rank of a run does; rank 0 writes the files."""
+    p = config.parallel
+    layout = Layout(tp=p.tp, pp=p.pp, dp=p.dp)
+    mesh = Mesh(layout)
+    first = layout.rank(*mesh.place) == 0
+    corpus = open_corpus(config, progress)
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        configuration.save(config, out / "config.yaml")
+        shutil.copy(corpus.folder / "tokenizer.json", out / "tokenizer.json")
+    model = build(config, mesh)
+    _refuse_other_weights(model)
+    optimizer = Optimizer(model, config.optim, p.zero)
+    sets = draw_data(config, corpus)
     start = time.perf_counter()
-    with open(out / "metrics.jsonl", "w") as metrics:
-        for row in _steps(config, model, optimizer, sets, progress):
+    with open(out / "metrics.jsonl" if first else os.devnull, "w") as metrics:
+        for row in _steps(config, model, optimizer, sets, progress and first):
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
-    save_weights(model, out, row["step"])
-    return {
-        "steps": row["step"],
-        "tokens": row["tokens"],
-        "seconds": time.perf_counter() - start,
-        "loss": row["loss"],
-        "valid_loss": row["valid_loss"],
-        "unigram_entropy": data.unigram_entropy(corpus, config.data.weights, config.data.split),
-    }
+    with optimizer.replicas.gathered():
+        save_weights(model, out, row["step"])
+    keys = ("tokens", "loss", "valid_loss")
+    seconds = time.perf_counter() - start
+    return {"steps": row["step"], "seconds": seconds} | {key: row[key] for key in keys}
 
 
 def open_corpus(config, progress=True):
@@ -104,7 +133,8 @@ def draw_data(config, corpus):
 def validate(config, model, valid):
     """Validation loss (nats per token, float): the first eval_batches global batches of `valid`."""
     samples = config.train.eval_batches * config.train.global_batch
-    return evaluate(model, _on_device(valid, 0, samples, config.train.micro_batch)).item()
+    batches = _mine(config, model, valid, 0, samples)
+    return evaluate(model, batches, _schedule(config, len(batches), forward_only=True)).item()
 
 
 def _steps(config, model, optimizer, sets, progress):
@@ -112,14 +142,17 @@ def _steps(config, model, optimizer, sets, progress):
     train_set, valid_set = sets
     train, seq = config.train, config.model.seq
     sizes = list(ramps.batches(train, seq))
-    samples = 0
+    samples, world = 0, model.mesh.layout.world
     hidden = {} if progress else {"disable": True}  # unless it is given, TQDM_DISABLE decides
     bar = tqdm(sizes, desc="train", unit="step", **hidden)
     for number, batch in enumerate(bar, 1):
         start = time.perf_counter()
         lr = ramps.learning_rate((samples + batch) * seq, config.optim)
-        micro_batches = _on_device(train_set, samples, batch, train.micro_batch)
-        loss, norm = step(model, optimizer, micro_batches, lr=lr, seed=train.seed, number=number)
+        mine = _mine(config, model, train_set, samples, batch)
+        schedule = _schedule(config, len(mine))
+        loss, norm = step(
+            model, optimizer, mine, lr=lr, seed=train.seed, number=number, schedule=schedule
+        )
         loss, norm = loss.item(), norm.item()  # waits for the device, so the time below is whole
         seconds = time.perf_counter() - start
         _refuse_nonsense(number, loss, norm, optimizer)
@@ -133,7 +166,7 @@ def _steps(config, model, optimizer, sets, progress):
             "batch_size": batch,
             "step_s": seconds,
             "tokens_per_s": batch * seq / seconds,
-            "tflops": config.model.flops(batch) / seconds / 1e12,
+            "tflops": config.model.flops(batch) / seconds / 1e12 / world,  # of each rank
         }
         last = number == len(sizes)
         if last or (train.eval_every and number % train.eval_every == 0):
@@ -142,12 +175,43 @@ def _steps(config, model, optimizer, sets, progress):
         yield row
 
 
-def _on_device(dataset, consumed, samples, micro_batch):
+def _schedule(config, m, forward_only=False):
+    p = config.parallel
+    return schedules.named(p.schedule, p.pp, m, p.virtual, forward_only)
+
+
+def _mine(config, model, dataset, consumed, samples):
+    """The micro-batches of this rank's replica; where no stage reads them, their shapes alone."""
+    b, seq, mesh = config.train.micro_batch, config.model.seq, model.mesh
+    if not (model.begins() or model.ends(model.virtual - 1)):
+        shape = torch.empty(b, seq, device="meta")
+        return [data.Batch(shape, shape, shape)] * (samples // (b * mesh.layout.dp))
+    mine = data.micro_batches(dataset, consumed, samples, b, mesh.layout.dp, mesh.place.dp)
     where = device()
     return [
         data.Batch(batch.tokens.to(where), batch.labels.to(where), batch.mask.to(where))
-        for batch in data.micro_batches(dataset, consumed, samples, micro_batch)
+        for batch in mine
     ]
+
+
+def _refuse_other_weights(model):
+    """Stop before the first step if replicas, or tensor ranks, do not start from the same weights.
+
+    Every rank draws its own; a rank with another version of PyTorch, say, would draw others.
+    """
+    mesh, dimensions = model.mesh, split_dimensions(model)
+    with torch.no_grad():
+        sums = {name: p.double().abs().sum() for name, p in model.named_parameters()}
+    whole = [total for name, total in sums.items() if dimensions[name] is None]
+    for axis, sums_of in (("dp", sums.values()), ("tp", whole)):
+        mine = torch.stack([*sums_of, torch.zeros((), dtype=torch.float64, device=device())])
+        largest = all_reduce(mine.clone(), getattr(mesh, axis), "max")
+        smallest = -all_reduce(-mine, getattr(mesh, axis), "max")
+        if not torch.equal(largest, smallest):
+            raise InputError(
+                f"ranks that differ in {axis} alone did not draw the same weights: install the "
+                "same version of PyTorch for all of them"
+            )
 
 
 def _refuse_nonsense(number, loss, norm, optimizer):
@@ -164,18 +228,13 @@ def _refuse_nonsense(number, loss, norm, optimizer):
 def _refuse_too_large(config):
     """Refuse a model whose weights, gradients and Adam's moments alone exceed the memory here."""
     each = {"float64": 32, "float32": 16}.get(config.train.dtype, 20)  # 20 bytes [S3, sec. 2.1.1]
-    count = config.model.parameters()
-    if count * each > memory():
+    p, count = config.parallel, config.model.parameters()
+    world = p.tp * p.pp * p.dp
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world  # the share of this machine
+    copies = p.dp if p.zero == 0 else 1  # with ZeRO at the very least
+    if count * each * copies * here > memory():
         raise InputError(
-            f"{count:,} parameters take {count * each / 1e9:,.0f} GB with gradients and moments, "
-            f"this machine has {memory() / 1e9:,.0f} GB: lower model.layers or model.hidden"
+            f"{count:,} parameters take {count * each * copies * here / 1e9:,.0f} GB with "
+            f"gradients and moments, this machine has {memory() / 1e9:,.0f} GB: lower "
+            "model.layers or model.hidden"
         )
-
-
-def _refuse_ranks(parallel):
-    for axis in ("tp", "pp", "dp"):
-        if getattr(parallel, axis) > 1:
-            raise InputError(
-                f"parallel.{axis}={getattr(parallel, axis)}: this version trains in one process; "
-                f"set parallel.{axis}=1"
-            )

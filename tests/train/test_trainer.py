@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from minimtnlg.config import load, save
+from minimtnlg.config import Parallel, load, save, sized
 from minimtnlg.data.prepare import prepare
 from minimtnlg.errors import InputError
+from minimtnlg.ranks import RankError
 from minimtnlg.train.checkpoint import load_run
 from minimtnlg.train.precision import LossScale
 from minimtnlg.train.trainer import draw_data, open_corpus, train, validate
@@ -78,7 +79,7 @@ def test_metrics_hold_one_object_a_step(run, config):
 def test_the_folder_gives_the_model_back(run, config):
     out, result = run
     found, model = load_run(out)
-    assert found == config
+    assert found == sized(config)
     _, valid = draw_data(config, open_corpus(config))
     assert validate(config, model, valid) == result["valid_loss"]
     assert (out / "tokenizer.json").is_file()
@@ -190,10 +191,64 @@ def test_a_run_that_diverges_stops(config, tmp_path):
     assert not (tmp_path / "run" / "latest").exists()
 
 
-def test_more_than_one_rank_is_refused(config, tmp_path):
-    two = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, tp=2))
-    with pytest.raises(InputError, match="parallel.tp=2: this version trains in one process"):
-        train(two, tmp_path / "run", progress=False)
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        dict(tp=2, pp=2, dp=2, zero=1, schedule="interleaved", virtual=2, sequence_parallel=True),
+        dict(tp=2, dp=2, zero=3, recompute="full"),
+        dict(pp=3, schedule="gpipe"),  # stages of 2, 1 and 1 layers; the middle one reads no data
+    ],
+)
+def test_a_layout_trains_as_one_process_does(config, tmp_path, parallel):
+    """Rows, validation losses and the weights on disk; in float64 nothing but rounding differs."""
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, layers=4),
+        train=dataclasses.replace(
+            config.train, dtype="float64", tokens=0, steps=4, eval_every=2, micro_batch=1
+        ),
+    )
+    layout = dataclasses.replace(config, parallel=Parallel(**parallel))
+    results = [
+        train(settings, tmp_path / name, progress=False)
+        for name, settings in (("serial", config), ("layout", layout))
+    ]
+    assert results[0]["valid_loss"] == pytest.approx(results[1]["valid_loss"], abs=1e-10)
+    both = zip(rows(tmp_path / "serial"), rows(tmp_path / "layout"), strict=True)
+    for one, other in both:
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"step_s", "tokens_per_s", "tflops"}:
+            assert other[key] == pytest.approx(one[key], abs=1e-10), key
+    states = [load_run(tmp_path / name)[1].state_dict() for name in ("serial", "layout")]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert (tensor - states[1][name]).abs().max() < 1e-10, name
+
+
+def test_the_number_of_ranks_decides_the_replicas(config, tmp_path):
+    settings = dataclasses.replace(
+        config,
+        parallel=Parallel(tp=2),
+        train=dataclasses.replace(config.train, tokens=0, steps=1, micro_batch=1),
+    )
+    train(settings, tmp_path / "run", progress=False, ranks=4)
+    assert load(tmp_path / "run" / "config.yaml").parallel.dp == 2
+    with pytest.raises(InputError, match="make 2 ranks, not 3: give a multiple of tp x pp = 2"):
+        train(settings, tmp_path / "other", progress=False, ranks=3)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_layout_that_diverges_ends_in_one_line(config, tmp_path):
+    wild = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, lr=1e30, warmup_tokens=0, clip=0),
+        parallel=Parallel(dp=2),
+    )
+    with pytest.raises(RankError) as error:
+        train(wild, tmp_path / "run", progress=False)
+    assert error.value.type == "InputError"
+    assert "the run has diverged: lower optim.lr" in error.value.message
+    assert not (tmp_path / "run" / "latest").exists()
 
 
 def test_runs_that_can_not_be_read(run, config, tmp_path):
