@@ -28,6 +28,12 @@ def device():
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
+def select():
+    """Make device() the one that libraries take where they are told none; once in each rank."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+
+
 def backend():
     """The collective library: nccl where each local rank has a GPU of its own, else gloo."""
     alone = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()

@@ -58,6 +58,8 @@ class Zero(Replicas):
     def zero(self):
         for received in self._received:
             received.zero_()
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.stage == 1:
             self._sums = [bucket.zeros(self.dtype) for bucket in self.buckets]
         self._expect_all()

@@ -20,7 +20,7 @@ from minimtnlg import config as configuration
 from minimtnlg.data import batches as data
 from minimtnlg.data.prepare import prepare
 from minimtnlg.data.sources import cache_dir
-from minimtnlg.device import backend, device, memory
+from minimtnlg.device import backend, device, memory, select
 from minimtnlg.errors import InputError
 from minimtnlg.model import build
 from minimtnlg.parallel import schedules
@@ -48,7 +48,8 @@ def train(config, out, progress=True, ranks=None):
     rank fails.
     """
     out = Path(out)
-    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else None
+    launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
+    progress = progress and int(os.environ.get("RANK", 0)) == 0
     config = configuration.sized(config, launched or ranks)
     world = config.parallel.tp * config.parallel.pp * config.parallel.dp
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -57,6 +58,7 @@ def train(config, out, progress=True, ranks=None):
     corpus = open_corpus(config, progress)
     draw_data(config, corpus)  # what can't be drawn is refused before a rank is started
     if launched:
+        select()
         dist.init_process_group(backend())
         result = _rank(config, out, progress)
         dist.destroy_process_group()
@@ -74,7 +76,7 @@ def _rank(config, out, progress):
     layout = Layout(tp=p.tp, pp=p.pp, dp=p.dp)
     mesh = Mesh(layout)
     first = layout.rank(*mesh.place) == 0
-    corpus = open_corpus(config, progress)
+    corpus = open_corpus(config, progress=False)
     if first:
         out.mkdir(parents=True, exist_ok=True)
         configuration.save(config, out / "config.yaml")
