@@ -39,8 +39,12 @@ class Zero(Replicas):
         self.stage, self._backward = stage, False
         n, self._lane = collectives.size(group), collectives.rank(group)
         self._prepare([Bucket(parameters, n) for parameters in buckets], group)
-        self._sums = [None] * len(self.buckets)  # there while gradients are added up
-        self._received = [bucket.zeros(self.dtype, lanes=1) for bucket in self.buckets]
+        if stage == 1:  # the sums of the whole step; of these, this rank's lane becomes its own
+            self._sums = [bucket.zeros(self.dtype) for bucket in self.buckets]
+            self._received = [sums[self._lane : self._lane + 1] for sums in self._sums]
+        else:  # the sums of a bucket are there while it fills and leaves
+            self._sums = [None] * len(self.buckets)
+            self._received = [bucket.zeros(self.dtype, lanes=1) for bucket in self.buckets]
         self.owned, self.gradients = [], []
         for b, bucket, i in self._each():
             shard = bucket.piece(bucket.parameters[i].detach(), i, self._lane)
@@ -56,12 +60,13 @@ class Zero(Replicas):
         self._expect_all()
 
     def zero(self):
-        for received in self._received:
-            received.zero_()
+        for gradients in self._sums if self.stage == 1 else self._received:
+            gradients.zero_()
         for parameter in self.parameters:
             parameter.grad = None
-        if self.stage == 1:
-            self._sums = [bucket.zeros(self.dtype) for bucket in self.buckets]
+        if self.stage == 3:  # the step before may have been interrupted
+            self._backward = False
+            self._free_all()
         self._expect_all()
 
     def begin(self, last):
@@ -70,11 +75,15 @@ class Zero(Replicas):
     def accumulate(self):
         super().accumulate()
         if self.stage > 1:  # nothing whole outlives a backward pass
-            self.finish()
+            super().finish()
             self._expect_all()
         if self.stage == 3:
             self._backward = False
             self._free_all()
+
+    def finish(self):
+        if self.stage == 1:  # else accumulate has left nothing to send
+            super().finish()
 
     @torch.no_grad()
     def publish(self):
@@ -117,8 +126,11 @@ class Zero(Replicas):
 
     def _land(self, b, part, work):
         work.wait()
-        self._received[b] += part
-        self._sums[b] = None
+        if self.stage == 1:
+            self._received[b].copy_(part)
+        else:
+            self._received[b] += part
+            self._sums[b] = None
 
     @torch.no_grad()
     def _gather(self, b):
@@ -155,6 +167,10 @@ class Zero(Replicas):
             self._free(b)
 
     def _begin_backward(self, b):
+        # The blocks before this one are done. What lacks a gradient leaves now, as on ranks where
+        # it has one: all ranks make the calls of a group in one order.
+        while self._backward and self.sending and self._to_leave and self._to_leave[0] < b:
+            self._leave(self._to_leave.popleft())
         self._backward = True
         self._gather(b)
 

@@ -78,13 +78,13 @@ class Optimizer:
         for parameter, gradient in zip(self.replicas.parameters, gradients, strict=True):
             if parameter is self._tied:  # each end of the pipeline has what its own use gave
                 all_reduce(gradient, self.mesh.ends)
-        if self.loss_scale.active:
+        if self.loss_scale.active and gradients:
             torch._foreach_div_(gradients, self.loss_scale.scale)
         norm = self._norm()
         finite = torch.isfinite(norm)
         if self.loss_scale.active:
             self.adam.found_inf = (~finite).float()  # the fused kernel then skips the update
-        if self.optim.clip > 0:
+        if self.optim.clip > 0 and gradients:
             torch._foreach_mul_(gradients, (self.optim.clip / (norm + 1e-6)).clamp(max=1.0))
         self._hand_over()
         for group in self.adam.param_groups:
