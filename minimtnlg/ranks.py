@@ -30,6 +30,8 @@ seconds; and what a rank has started outlives it if others kill the rank. Tested
 """
 
 import atexit
+import importlib
+import io
 import json
 import linecache
 import operator
@@ -41,6 +43,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 from minimtnlg import _rank
 from minimtnlg._job import Job
@@ -123,7 +126,7 @@ def _packed(fn, args, kwargs, world, timeout):
     if module and not _importable(module.__name__):
         cloudpickle.register_pickle_by_value(module)
     try:
-        call = cloudpickle.dumps((fn, args, kwargs))
+        call = _pickled((fn, args, kwargs))
     except Exception as error:
         name = getattr(fn, "__qualname__", repr(fn))
         raise InputError(
@@ -137,6 +140,23 @@ def _packed(fn, args, kwargs, world, timeout):
     surroundings = {"env": dict(os.environ), "cwd": os.getcwd(), "cells": cells}
     surroundings |= {"path": list(sys.path), "argv": list(sys.argv)}
     return pickle.dumps(surroundings | {"call": call, "world": world, "timeout": timeout})
+
+
+def _pickled(value):
+    """`value` as bytes, functions and classes of a cell or script included."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj):
+            # A module of a kind of its own: torch.distributed.config, which is taken along wherever
+            # a function uses torch.distributed and a variable of the name config.
+            if isinstance(obj, types.ModuleType) and type(obj) is not types.ModuleType:
+                return importlib.import_module, (obj.__name__,)
+            return super().reducer_override(obj)
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(value)
+    return buffer.getvalue()
 
 
 def _importable(name):

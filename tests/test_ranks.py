@@ -123,6 +123,12 @@ def test_values_come_in_rank_order_from_ranks_that_talk(monkeypatch, tmp_path):
     assert len(set(seeded)) == 1
 
 
+
+def test_a_variable_may_have_the_name_of_a_module_of_torch_distributed():
+    config = 3  # torch.distributed.config is no plain module
+    assert run(lambda: (dist.get_rank(), config), 2) == [(0, 3), (1, 3)]
+
+
 def test_more_ranks_than_cores():
     def program():
         ones = torch.ones(1)
