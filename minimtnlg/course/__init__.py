@@ -9,6 +9,7 @@
     show.py       figure, show: what a cell displays
     plots.py      the one style of all figures
     need.py       corpus, tokenizer and a trained nano, made once
+    mutants.py    bugs of parallel training, to be switched on: bugs/*.toml lists them
 """
 
 import logging

@@ -6,6 +6,7 @@ too light for lines, ordered so that neighbours differ in lightness.
 """
 
 from minimtnlg.errors import InputError
+from minimtnlg.parallel.layout import ORDER
 
 COLOURS = {
     "blue": "#0072B2",
@@ -85,3 +86,107 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
     ax.set(xlabel=units.get(x, x), ylabel="loss (nats per token)", title=title)
     ax.legend()
     return fig, ax
+
+
+def time_line(simulation, ax=None, title="", legend=True):
+    """Draw who computes when in a pipeline: a row for each stage, time from left to right.
+
+    Parameters:
+        simulation  a parallel.simulate.Simulation; measured Spans in one are drawn as well
+        ax          where to draw; axes that share x get one clock. None: a new figure
+        title       of the axes
+        legend      whether to explain the looks, on the right
+
+    Returns (figure, axes). Forward passes are dark, backward passes light, and each bears the
+    number of its micro-batch where there is room. Chunks after the first are hatched. The text twin
+    for a lesson is `print(simulation)`.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+    from matplotlib.patheffects import withStroke
+
+    stages, right = simulation.computing, simulation.total
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.5, 0.9 + 0.36 * len(stages)))
+    elif not ax.get_autoscalex_on():  # another time line is there
+        right = max(right, ax.get_xlim()[1])
+    points = 72 * ax.figure.get_figwidth() * ax.get_position().width  # wide are the axes
+    looks = {}
+    for row, spans in enumerate(stages):
+        for start, end, op in spans:
+            look, ink = _look(op)
+            looks.setdefault((op.chunk, type(op).__name__), look)
+            ax.barh(row, end - start, 0.82, start, **look)
+            text = str(op.micro_batch)
+            size = min(8, (end - start) / right * points / (0.62 * len(text) + 0.3))
+            if size >= 4.5:
+                around = [withStroke(linewidth=1.8, foreground=look["facecolor"])]
+                middle = dict(ha="center", va="center_baseline", clip_on=True)
+                font = dict(color=ink, fontsize=size, path_effects=around)
+                ax.text((start + end) / 2, row, text, **middle, **font)
+    if legend:
+        several = any(chunk for chunk, _ in looks)
+        handles = [
+            Patch(label=kind.lower() + (f", chunk {chunk}" if several else ""), **look)
+            for (chunk, kind), look in sorted(looks.items(), key=lambda x: (x[0][0], x[0][1] < "F"))
+        ]
+        ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    ax.set_yticks(range(len(stages)), [f"stage {row}" for row in range(len(stages))])
+    ax.set(xlim=(0, right), ylim=(len(stages) - 0.5, -0.5), xlabel="time", title=title)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(False)
+    return ax.figure, ax
+
+
+def on_nodes(layout, axis, gpus_per_node=8, order=ORDER, ax=None, title=""):
+    """Draw which links the groups along `axis` use, with the ranks on GPUs as Layout.node says.
+
+    Parameters:
+        layout                a parallel.layout.Layout, of 16 ranks at most to be legible
+        axis                  "tp", "pp" or "dp"
+        gpus_per_node, order  as in Layout.node
+        ax, title             where to draw, None: a new figure; title of the axes
+
+    Returns (figure, axes). Squares are GPUs with their ranks, boxes are nodes. Links inside a node
+    are solid arcs, links between nodes dashed ones; layout.links counts them.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Arc, Rectangle
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 2.4))
+    at = {rank: layout.node(rank, gpus_per_node, order) for rank in range(layout.world)}
+    x = {rank: node * (gpus_per_node + 0.8) + gpu for rank, (node, gpu) in at.items()}
+    nodes = 1 + max(node for node, _ in at.values())
+    for node in range(nodes):
+        left = node * (gpus_per_node + 0.8) - 0.6
+        box = dict(facecolor="#eeeeee", edgecolor="black", lw=0.8)
+        ax.add_patch(Rectangle((left, -0.7), gpus_per_node + 0.2, 1.15, **box))
+        ax.text(left + gpus_per_node / 2, -1.05, f"node {node}", ha="center", va="top", fontsize=9)
+    for rank in range(layout.world):
+        box = dict(facecolor="white", edgecolor="black", lw=0.8)
+        ax.add_patch(Rectangle((x[rank] - 0.36, -0.5), 0.72, 0.72, **box))
+        ax.text(x[rank], -0.16, rank, ha="center", va="center", fontsize=9)
+        group = layout.group(rank, axis)
+        after = group[(group.index(rank) + 1) % len(group)]
+        if len(group) > 2 or rank < after:  # a ring of two has one link
+            inside = at[rank][0] == at[after][0]
+            look = dict(color=COLOURS["blue" if inside else "red"], ls="-" if inside else "--")
+            wide = abs(x[rank] - x[after])
+            middle = (x[rank] + x[after]) / 2, 0.22
+            ax.add_patch(Arc(middle, wide, 0.9 * wide**0.7, theta1=0, theta2=180, lw=1.6, **look))
+    right = nodes * (gpus_per_node + 0.8) - 1
+    ax.set(xlim=(-0.9, right), ylim=(-1.9, 0.4 + 0.45 * right**0.7), xticks=[], yticks=[])
+    ax.set_title(title)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax.figure, ax
+
+
+def _look(op):
+    """(how a pass is drawn, the colour of its number)."""
+    look = dict(lw=0.5, hatch=("", "///", "...", "xxx")[op.chunk % 4])
+    if type(op).__name__ == "Forward":
+        return look | dict(facecolor=COLOURS["blue"], edgecolor="#A6D5F2"), "white"
+    return look | dict(facecolor="#F6D58E", edgecolor="#9A6A00"), "black"

@@ -259,7 +259,7 @@ def all_cases():
 
 @pytest.mark.parametrize("n", (2, 4))
 def test_on_ranks(n):
-    run(all_cases, n, timeout=60)
+    run(all_cases, n)
 
 
 @pytest.mark.parametrize("case", CASES)

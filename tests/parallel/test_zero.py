@@ -359,15 +359,14 @@ class WholeBlocks(TorchDispatchMode):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.most = model, 0
+        self.blocks = [list(block.parameters()) for block in model.blocks]
+        self.parameters, self.most = list(model.parameters()), 0
 
     def now(self):
-        return [
-            all(p.untyped_storage().nbytes() for p in b.parameters()) for b in self.model.blocks
-        ]
+        return [all(p.untyped_storage().nbytes() for p in block) for block in self.blocks]
 
     def any_weight(self):
-        return any(p.untyped_storage().nbytes() for p in self.model.parameters())
+        return any(p.untyped_storage().nbytes() for p in self.parameters)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.most = max(self.most, sum(self.now()))
@@ -400,21 +399,6 @@ def weights_are_there_for_one_block_at_a_time(me, n):
             assert not whole.any_weight()
 
 
-def stages_take_the_same_steps(me, n):
-    """In float64, dropout off: Adam's weights after three steps, whatever the stage."""
-    mesh, results = mesh_of(n), []
-    for stage in STAGES:
-        model, optimizer = gpt(stage, mesh, dtype=torch.float64)
-        for number in range(3):
-            batches = [batch(10 * number + k, me) for k in range(2)]
-            step(model, optimizer, batches, lr=1e-3, seed=1, number=number)
-        with optimizer.replicas.gathered():
-            results.append([p.detach().clone() for p in model.parameters()])
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            assert (a - b).abs().max() < 1e-12
-
-
 MESHES = {}
 
 
@@ -435,7 +419,6 @@ CASES = [
     bytes_held_equal_the_formula,
     elements_sent_equal_the_formula,
     weights_are_there_for_one_block_at_a_time,
-    stages_take_the_same_steps,
 ]
 
 
@@ -446,7 +429,7 @@ def all_cases():
 
 @pytest.mark.parametrize("n", (1, 2, 4))
 def test_on_ranks(n):
-    first, *others = told = run(all_cases, n, timeout=60)
+    first, *others = told = run(all_cases, n)
     for other in others:
         assert other["gradients_come_in_any_order"] == first["gradients_come_in_any_order"]
     lengths = set(zip(*(each["shards_may_be_short_or_empty"] for each in told), strict=True))

@@ -1,0 +1,283 @@
+# ---
+# mark: 2
+# minutes: 25
+# needs: [stage, schedule, bubble]
+# ---
+
+# %% [markdown]
+# # One forward, one backward
+#
+# Write the order of 1F1B for one stage: the list of the forward and backward passes that it makes.
+# Any number of stages and micro-batches, also fewer micro-batches than stages.
+#
+# `Forward(i)` and `Backward(i)` are the passes of micro-batch `i`. The messages between stages
+# follow from the order; the checks add them and play all stages against a clock.
+#
+# **Target:** each micro-batch goes forward and backward once on every stage; no stage waits for
+# ever; the bubble is exactly $(p-1)/m$; stage $k$ never has more than $\min(m, p - k)$ micro-batches
+# in flight.
+#
+# To look at your order: `print(played(one_f_one_b, p=4, m=6))`.
+
+# %%
+from dataclasses import dataclass
+from typing import Any
+
+from minimtnlg.parallel.schedules import Backward, Forward, Schedule
+from minimtnlg.parallel.simulate import simulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Schedule):
+    """The schedule that an order makes; its messages follow from it."""
+
+    passes: Any
+
+    def order(self, stage):
+        return self.passes[stage]
+
+
+def played(order, p, m, backward=2):
+    """A Simulation of all stages; a forward pass takes 1, a backward pass `backward`."""
+    passes = [list(order(p, m, stage)) for stage in range(p)]
+    return simulate(Given(pp=p, m=m, passes=passes), backward=backward)
+
+
+# %% tags=["stub"]
+def one_f_one_b(p, m, stage):
+    """What `stage` (0 to p - 1) computes for m micro-batches: a list of Forward and Backward."""
+    raise NotImplementedError("return a list such as [Forward(0), Backward(0), Forward(1), ...]")
+
+
+# %% [markdown] tags=["hint"]
+# Begin with the last stage: it alternates from the start. Then the one before: how many forward
+# passes can it make until the first gradient comes up from below? Draw both on paper, then a third.
+
+# %% [markdown] tags=["hint"]
+# There are three parts. Some forward passes ahead; then pairs, one forward and one backward pass;
+# then the backward passes that are left. Stage $k$ makes $p - k - 1$ forward passes ahead. What if
+# there are fewer micro-batches than that?
+
+# %% [markdown] tags=["hint"]
+# ```python
+# ahead = min(p - stage - 1, m)
+# passes = [Forward(i) for i in range(ahead)]
+# for i in range(m - ahead):
+#     ...  # the forward pass of micro-batch ahead + i, and which backward pass?
+# ```
+# The backward passes come in the order 0, 1, 2 ... on every stage. In the end `ahead` of them are
+# left.
+
+
+# %% tags=["solution"]
+def one_f_one_b(p, m, stage):
+    ahead = min(p - stage - 1, m)
+    passes = [Forward(i) for i in range(ahead)]
+    for i in range(m - ahead):
+        passes += [Forward(ahead + i), Backward(i)]
+    return passes + [Backward(i) for i in range(m - ahead, m)]
+
+
+# %% tags=["check"]
+from collections import Counter
+
+from minimtnlg.course.check import Feedback, expect
+from minimtnlg.errors import InputError
+
+
+def _passes(student, p, m, stage):
+    """The student's list for one stage, if it is a list of passes, each once."""
+    name = f"stage {stage} of {p}, {m} micro-batches"
+    answer = student(p, m, stage)
+    try:
+        passes = list(answer)
+    except TypeError:
+        raise Feedback(name, "a list of Forward and Backward", answer) from None
+    for op in passes:
+        if not isinstance(op, Forward | Backward):
+            raise Feedback(f"a pass of {name}", "Forward(i) or Backward(i)", repr(op))
+    wanted = Counter(kind(i) for kind in (Forward, Backward) for i in range(m))
+    for op in (wanted - Counter(passes)) + (Counter(passes) - wanted):
+        look_at = "m forward and m backward passes, of micro-batches 0 to m - 1: what is left over?"
+        expect(passes.count(op), wanted[op], f"how often {_say(op)} comes on {name}", look_at)
+    return passes
+
+
+def _say(op):
+    return f"{type(op).__name__}({op.micro_batch})"
+
+
+def _played(student, p, m, backward=2):
+    """The Simulation; an order in which somebody waits for ever is put into words."""
+    passes = [_passes(student, p, m, stage) for stage in range(p)]
+    for stage, ops in enumerate(passes):
+        for i in range(m):
+            if ops.index(Backward(i)) < ops.index(Forward(i)):
+                raise Feedback(
+                    f"stage {stage} of {p}, {m} micro-batches",
+                    f"Forward({i}) before Backward({i})", "the other way round",
+                    "a backward pass needs what the forward pass has saved",
+                )  # fmt: skip
+    try:
+        return simulate(Given(pp=p, m=m, passes=passes), backward=backward)
+    except InputError as error:
+        raise Feedback(
+            f"{p} stages, {m} micro-batches: does every stage come to its end?",
+            "yes", f"no: {error}",
+            "what does this pass wait for, and what does the neighbour do before it sends that?",
+        ) from None  # fmt: skip
+
+
+def _check_in_flight(student, p, m):
+    most = _played(student, p, m).in_flight
+    look_at = "a stage needs no more forward passes ahead than there are stages below it"
+    for stage, number in enumerate(most):
+        limit = min(m, p - stage)
+        if number > limit:
+            what = f"micro-batches in flight on stage {stage} of {p}, {m} micro-batches"
+            raise Feedback(what, f"at most {limit}", number, look_at)
+
+
+def _check_bubble(student, p, m, backward=2):
+    simulation = _played(student, p, m, backward)
+    what = f"time until {p} stages are done with {m} micro-batches; forward 1, backward {backward}"
+    look_at = "how many forward passes fill the time until the first gradient comes?"
+    expect(simulation.total, (m + p - 1) * (1 + backward), what, look_at)
+    what = f"waiting by computing of {p} stages with {m} micro-batches"
+    expect(simulation.idle_over_ideal, (p - 1) / m, what, look_at)
+
+
+def every_pass_once(student):
+    """Each stage makes every forward and every backward pass once"""
+    for stage in range(4):
+        _passes(student, 4, 6, stage)
+
+
+def nobody_waits_for_ever(student):
+    """Four stages with six micro-batches come to an end"""
+    _played(student, 4, 6)
+
+
+def in_flight(student):
+    """Stage k of four never has more than 4 - k micro-batches in flight"""
+    _check_in_flight(student, 4, 6)
+
+
+def the_bubble(student):
+    """The bubble is (p - 1)/m"""
+    _check_bubble(student, 4, 6)
+
+
+# %% tags=["hidden"]
+def fewer_than_stages(student):
+    """Fewer micro-batches than stages"""
+    for m in (1, 2, 3):
+        _check_bubble(student, 4, m)
+        _check_in_flight(student, 4, m)
+
+
+def a_single_stage(student):
+    """One stage needs no warm-up"""
+    _check_bubble(student, 1, 3)
+    _check_in_flight(student, 1, 3)
+
+
+def any_size(student):
+    """All numbers of stages up to 6 and of micro-batches up to 9, and slower backward passes"""
+    for p in range(1, 7):
+        for m in range(1, 10):
+            _check_bubble(student, p, m)
+            _check_bubble(student, p, m, backward=3)
+            _check_in_flight(student, p, m)
+
+
+def no_deadlock(student):
+    """No deadlock on the strictest network"""
+    for p, m in ((2, 2), (4, 6), (5, 3)):
+        passes = [_passes(student, p, m, stage) for stage in range(p)]
+        found = simulate(Given(pp=p, m=m, passes=passes), blocking=True).deadlock
+        expect(found, "", f"{p} stages, {m} micro-batches: who waits for whom")
+
+
+# %% tags=["wrong"]
+def gpipe(p, m, stage):
+    """Caught by: in_flight. All forward passes first: the same bubble, and m in flight."""
+    return [Forward(i) for i in range(m)] + [Backward(i) for i in range(m)]
+
+
+def alternates_everywhere(p, m, stage):
+    """Caught by: the_bubble. One forward, one backward, taken by the word on every stage."""
+    return [kind(i) for i in range(m) for kind in (Forward, Backward)]
+
+
+def same_warm_up_for_all(p, m, stage):
+    """Caught by: in_flight. Every stage makes p - 1 forward passes ahead, as the first one does."""
+    return one_f_one_b(p, m, 0)
+
+
+def one_pass_too_many(p, m, stage):
+    """Caught by: in_flight. p - stage passes ahead, and then a forward pass before the backward."""
+    ahead = min(p - stage, m)
+    passes = [Forward(i) for i in range(ahead)]
+    for i in range(m - ahead):
+        passes += [Forward(ahead + i), Backward(i)]
+    return passes + [Backward(i) for i in range(m - ahead, m)]
+
+
+def counts_from_the_wrong_end(p, m, stage):
+    """Caught by: nobody_waits_for_ever. The warm-up grows with the number of the stage."""
+    return one_f_one_b(p, m, p - 1 - stage)
+
+
+def forgets_the_cool_down(p, m, stage):
+    """Caught by: every_pass_once. The backward passes of the warm-up never come."""
+    ahead = min(p - stage - 1, m)
+    return one_f_one_b(p, m, stage)[: 2 * m - ahead]
+
+
+def cools_down_backwards(p, m, stage):
+    """Caught by: the_bubble. The last forward pass is undone first, as on a stack."""
+    ahead = min(p - stage - 1, m)
+    passes = one_f_one_b(p, m, stage)
+    return passes[: 2 * m - ahead] + passes[2 * m - ahead :][::-1]
+
+
+def undoes_the_latest(p, m, stage):
+    """Caught by: the_bubble. After each forward pass comes its own backward pass."""
+    ahead = min(p - stage - 1, m)
+    passes = [Forward(i) for i in range(ahead)]
+    for i in range(ahead, m):
+        passes += [Forward(i), Backward(i)]
+    return passes + [Backward(i) for i in range(ahead)]
+
+
+def as_many_micro_batches_as_stages(p, m, stage):
+    """Caught by: fewer_than_stages. The warm-up is not cut off at m."""
+    ahead = p - stage - 1
+    passes = [Forward(i) for i in range(ahead)]
+    for i in range(m - ahead):
+        passes += [Forward(ahead + i), Backward(i)]
+    return passes + [Backward(i) for i in range(max(m - ahead, 0), m)]
+
+
+def gpipe_if_there_are_few(p, m, stage):
+    """Caught by: fewer_than_stages. With m < p, all forward passes first: more in flight."""
+    return one_f_one_b(p, m, stage) if m >= p else gpipe(p, m, stage)
+
+
+def no_longer_than_two(p, m, stage):
+    """Caught by: the_bubble. One pass ahead is thought to be enough for any stage but the last."""
+    return one_f_one_b(2, m, min(1, max(0, stage - p + 2)))
+
+
+# %% tags=["picture"]
+def picture(student):
+    """The student's order, played with four stages and six micro-batches."""
+    from minimtnlg.course.plots import time_line
+
+    simulation = _played(student, 4, 6)
+    title = f"Your order ends at {simulation.total:g}; 1F1B ends at 27"
+    fig, ax = time_line(simulation, title=title)
+    ax.set_xlabel("time, 1 = a forward pass")
+    alt = f"Time line of your order, 4 stages and 6 micro-batches:\n{simulation.text(100)}"
+    return fig, alt
