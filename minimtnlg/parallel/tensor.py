@@ -148,8 +148,8 @@ class ColumnParallel(nn.Module):
         super().__init__()
         self.group, self.sequence_parallel = group, sequence_parallel
         rows = _part(outputs, "a matrix with outputs", group)
-        self.weight = nn.Parameter(torch.empty(rows, inputs))
-        self.bias = nn.Parameter(torch.empty(rows))
+        self.weight = nn.Parameter(torch.zeros(rows, inputs))
+        self.bias = nn.Parameter(torch.zeros(rows))
 
     def forward(self, x):
         """x: [s, b, inputs] (cut: [s/t, b, inputs]) -> [s, b, outputs/t]."""
@@ -168,8 +168,8 @@ class RowParallel(nn.Module):
         super().__init__()
         self.group, self.sequence_parallel = group, sequence_parallel
         columns = _part(inputs, "a matrix with inputs", group)
-        self.weight = nn.Parameter(torch.empty(outputs, columns))
-        self.bias = nn.Parameter(torch.empty(outputs))
+        self.weight = nn.Parameter(torch.zeros(outputs, columns))
+        self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x):
         """x: [s, b, inputs/t] -> [s, b, outputs] (cut: [s/t, b, outputs])."""
@@ -191,7 +191,7 @@ class VocabularyEmbedding(nn.Module):
         super().__init__()
         self.group, self.sequence_parallel = group, sequence_parallel
         rows = _part(vocab, "a vocabulary", group)
-        self.weight = nn.Parameter(torch.empty(rows, hidden))
+        self.weight = nn.Parameter(torch.zeros(rows, hidden))
 
     def forward(self, tokens):
         """tokens: [s, b], the same on all ranks -> [s, b, h] (cut: [s/t, b, h])."""
