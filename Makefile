@@ -1,5 +1,7 @@
 # make course   set everything up, prepare the corpus, train nano, execute every lesson
 # make test     set up what the tests need too, and run them
+# make equivalence   every legal layout against one process, and docs/equivalence.md
+# make mutants   switches on one bug after the other: the tests notice each of them
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
@@ -8,13 +10,20 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course test lab
+.PHONY: course test equivalence mutants lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+equivalence: .venv/test
+	$(BIN)/python -m pytest tests/equivalence --full
+	$(BIN)/python tests/equivalence/table.py
+
+mutants: .venv/test
+	$(BIN)/python tests/mutants.py
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course

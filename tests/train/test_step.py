@@ -1,11 +1,8 @@
-"""The step against one plain pass over the whole batch, written here a second time, in float64."""
-
-import hashlib
-import math
-from types import SimpleNamespace
+"""The step against one plain pass over the whole batch: the reference of tests/equivalence."""
 
 import pytest
 import torch
+from reference import Batch, Draws, adam, train
 
 from minimtnlg.config import Model, Optim
 from minimtnlg.model import GPT
@@ -25,7 +22,7 @@ def micro_batches(kept=KEPT, s=10, vocab=31):
     for counts in kept:
         ids = torch.randint(vocab, (len(counts), s + 1), generator=g)
         mask = (torch.arange(s) < torch.tensor(counts)[:, None]).float()
-        result.append(SimpleNamespace(tokens=ids[:, :-1], labels=ids[:, 1:], mask=mask))
+        result.append(Batch(ids[:, :-1], ids[:, 1:], mask))
     return result
 
 
@@ -40,93 +37,19 @@ def build(dtype=torch.float64, optim=None, recompute="none", **changes):
     return model, Optimizer(model, Optim(**(OPTIM | (optim or {}))))
 
 
-# ------------------------------------------------------------- the reference: nothing shared
-
-
-def kept(p, shape, k, layer, site):
-    """Dropout's factors for micro-batch k: 0 or 1 / (1 - p), drawn from what names the draw."""
-    name = f"dropout/{SEED}/{NUMBER}/{k}/{layer}/{site}/0"
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
-    random = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-    return (random >= p).double() / (1 - p)
-
-
-def reference_logits(w, tokens, config, drop):
-    """Logits [b, s, V]; batch first, one head after the other, everything written out."""
-    h, a, s = config.hidden, config.heads, tokens.shape[1]
-    d = h // a
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        scale = (centred**2).mean(-1, keepdim=True) + 1e-5
-        return centred / scale.sqrt() * w[name + ".weight"] + w[name + ".bias"]
-
-    def linear(x, name):
-        return x @ w[name + ".weight"].T + w[name + ".bias"]
-
-    x = w["embedding.weight"][tokens] + w["position.weight"][:s]
-    x = x * drop("embedding", 0)
-    for i in range(config.layers):
-        block = f"blocks.{i}."
-        qkv = linear(norm(x, block + "attention_norm"), block + "attention.qkv")
-        heads = []
-        for j in range(a):
-            q, k, v = qkv[..., 3 * d * j : 3 * d * (j + 1)].split(d, dim=-1)
-            scores = torch.einsum("bid,bjd->bij", q, k) / math.sqrt(d)
-            scores = scores + torch.full((s, s), -math.inf, dtype=x.dtype).triu(1)
-            weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
-            heads.append((weights * drop("attention", i)[:, j]) @ v)
-        x = x + linear(torch.cat(heads, -1), block + "attention.out") * drop("out", i)
-        y = linear(norm(x, block + "mlp_norm"), block + "mlp.up")
-        y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
-        x = x + linear(y, block + "mlp.down") * drop("mlp", i)
-    return norm(x, "norm") @ w["embedding.weight"].T
-
-
-def reference(model, batches, optim):
-    """(loss, norm, {name: gradient}, {name: new weight}) of one step from fresh moments.
-
-    One pass over all rows at once; the mean over the unmasked tokens is taken once, at the end.
-    """
-    config = model.config
-    w = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in model.named_parameters()}
-    tokens, labels, mask = (
-        torch.cat([getattr(b, name) for b in batches]) for name in ("tokens", "labels", "mask")
-    )
-    s, h, a = tokens.shape[1], config.hidden, config.heads
-
-    def drop(site, layer):
-        sizes = [len(b.tokens) for b in batches]
-        if config.dropout == 0:
-            shape = (sum(sizes), a, s, s) if site == "attention" else (sum(sizes), s, h)
-            return torch.ones(shape, dtype=torch.float64)
-        shapes = [(b, a, s, s) if site == "attention" else (s, b, h) for b in sizes]
-        pieces = [kept(config.dropout, x, k, layer, site) for k, x in enumerate(shapes)]
-        return torch.cat(pieces) if site == "attention" else torch.cat(pieces, 1).transpose(0, 1)
-
-    probabilities = reference_logits(w, tokens, config, drop).softmax(-1)
-    chosen = probabilities.gather(-1, labels[..., None])[..., 0]
-    loss = -chosen.log()[mask.bool()].mean()
-    trained = {name: x for name, x in w.items() if x.requires_grad}
-    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    gradients = {
-        name: torch.zeros_like(x) if g is None else g
-        for (name, x), g in zip(trained.items(), found, strict=True)
+def reference_of(model, batches, optim):
+    """The Step that one pass over the whole batch takes from fresh moments, with Adam."""
+    weights = {
+        name: p.detach().clone().requires_grad_(p.requires_grad)
+        for name, p in model.named_parameters()
     }
-    norm = sum((g**2).sum() for g in gradients.values()).sqrt()
-    shrink = min(1.0, optim.clip / (norm.item() + 1e-6)) if optim.clip else 1.0
-    new = {name: x.detach() for name, x in w.items()}
-    for name, gradient in gradients.items():  # Adam's first step: m / (1 - beta1) is g itself
-        g = gradient * shrink
-        decay = optim.weight_decay if g.dim() == 2 else 0.0
-        new[name] = new[name] * (1 - LR * decay) - LR * g / (g.abs() + optim.eps)
-        gradients[name] = g
-    return loss.detach(), norm, gradients, new
+    [expected] = train(weights, model.config, optim, [(batches, Draws(SEED, NUMBER))], adam)
+    return expected
 
 
 def assert_same(model, result, expected, tol=1e-11):
     """Loss, norm, every gradient (after clipping) and every parameter."""
-    loss, norm, gradients, new = expected
+    loss, norm, gradients, weights = expected
     assert abs(result[0] - loss) < tol
     assert abs(result[1] - norm) < tol * max(1.0, norm.item())
     for name, p in model.named_parameters():
@@ -134,7 +57,7 @@ def assert_same(model, result, expected, tol=1e-11):
             assert (p.grad - gradients[name]).abs().max() < tol, name
         else:
             assert p.grad is None, name
-        assert (p - new[name]).abs().max() < tol, name
+        assert (p - weights[name]).abs().max() < tol, name
 
 
 # eps 1e-3: Adam's first step divides g by |g| + eps, which for a tiny eps is a sign and amplifies
@@ -154,7 +77,7 @@ VARIANTS = {
 def test_equals_one_pass_over_the_whole_batch(name):
     variant = dict(VARIANTS[name])
     model, optimizer = build(optim=dict(eps=1e-3) | variant.pop("optim", {}), **variant)
-    expected = reference(model, micro_batches(), optimizer.optim)
+    expected = reference_of(model, micro_batches(), optimizer.optim)
     result = step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=NUMBER)
     assert_same(model, result, expected)
     if name == "clipped":
@@ -168,14 +91,12 @@ def test_micro_batches_do_not_matter(cut):
     """The same eight rows in any cut give the same step."""
     rows = micro_batches([row for pair in KEPT for row in [(pair[0],), (pair[1],)]])
     model, optimizer = build(optim=dict(eps=1e-3))
-    expected = reference(model, rows, optimizer.optim)
+    expected = reference_of(model, rows, optimizer.optim)
     pieces, begin = [], 0
     for size in cut:
-        part = rows[begin : begin + size]
+        tokens, labels, mask, _ = zip(*rows[begin : begin + size], strict=True)
+        pieces.append(Batch(torch.cat(tokens), torch.cat(labels), torch.cat(mask)))
         begin += size
-        pieces.append(
-            SimpleNamespace(**{n: torch.cat([getattr(r, n) for r in part]) for n in vars(rows[0])})
-        )
     result = step(model, optimizer, pieces, lr=LR, seed=SEED, number=NUMBER)
     assert_same(model, result, expected)
 
@@ -189,7 +110,7 @@ def test_frozen_and_untouched_parameters():
     model.unused_matrix = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
     model.unused_vector = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer = Optimizer(model, Optim(**OPTIM, eps=1e-3, weight_decay=0.5))
-    expected = reference(model, micro_batches(), optimizer.optim)
+    expected = reference_of(model, micro_batches(), optimizer.optim)
     frozen = model.blocks[0].mlp.up.weight.clone()
     result = step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=NUMBER)
     assert_same(model, result, expected)
@@ -223,7 +144,7 @@ def test_mean_over_tokens_is_not_the_mean_of_means():
 def test_evaluation_has_no_dropout_and_leaves_no_trace():
     model, optimizer = build(dropout=0.5)
     plain, _ = build()
-    expected = reference(plain, micro_batches(), optimizer.optim)[0]
+    expected = reference_of(plain, micro_batches(), optimizer.optim)[0]
     assert abs(evaluate(model, micro_batches()) - expected) < 1e-12
     assert all(p.grad is None for p in model.parameters())
 

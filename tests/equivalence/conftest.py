@@ -1,0 +1,39 @@
+"""One test a case; ranks are started once for all selected cases of a world size."""
+
+import pytest
+from cases import everything, few
+from outcomes import fingerprint, outcomes, write
+from special import SPECIAL
+
+
+def chosen(config):
+    """Cases of this session: with --full the whole product, else all pairs of values in it.
+
+    Small worlds first: what is wrong everywhere is found soon.
+    """
+    product = everything()
+    cases = (product if config.getoption("full") else few(product)) + SPECIAL
+    return sorted(cases, key=lambda case: case.layout.world)
+
+
+def pytest_generate_tests(metafunc):
+    if "outcome" in metafunc.fixturenames:
+        metafunc.parametrize("case", chosen(metafunc.config), ids=str)
+
+
+@pytest.fixture(scope="session")
+def outcome(request):
+    """outcome(case) -> Outcome. The first one of a world size that is asked for runs them all."""
+    tests = [item for item in request.session.items if "outcome" in item.fixturenames]
+    selected = [test.callspec.params["case"] for test in tests]
+    sources, found = fingerprint(), {}  # now: someone may change them meanwhile
+
+    def of(case):
+        if case not in found:
+            world = case.layout.world
+            found.update(outcomes([case for case in selected if case.layout.world == world]))
+        return found[case]
+
+    yield of
+    if request.config.getoption("full") and set(found) == set(chosen(request.config)):
+        write(found, sources)
