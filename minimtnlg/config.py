@@ -103,7 +103,7 @@ class Model:
 
     @property
     def init_std(self):
-        """Standard deviation of the initial weights, sqrt(1 / 3h) [S3, sec. 2.4]."""
+        """Standard deviation of the initial weights, sqrt(1 / 3h) [S3]."""
         return math.sqrt(1 / (3 * self.hidden))
 
     def parameters(self):
@@ -157,7 +157,7 @@ class Data:
 
 @section
 class Optim:
-    """Adam, decoupled weight decay, a learning rate that counts tokens [S3, sec. 2.4]."""
+    """Adam, decoupled weight decay, a learning rate that counts tokens [S3]."""
 
     lr: Positive  # peak
     min_lr: NotNegative  # after the decay; a tenth of the peak [S3]

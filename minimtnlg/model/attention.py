@@ -45,7 +45,7 @@ class Attention(nn.Module):
     """Multi-head causal self-attention of one block.
 
     config: config.Model. layer: the block's index in the whole model. recompute: "selective"
-    computes the core again in backward [S13, sec. 5]. group: the tensor group, over which the heads
+    computes the core again in backward [S13]. group: the tensor group, over which the heads
     are cut; see parallel/tensor.py for the rest.
     """
 

@@ -1,4 +1,4 @@
-"""GPT as MT-NLG's: pre-LayerNorm blocks, learned positions, GeLU, tied embeddings [S3, S13 sec. 3].
+"""GPT as Megatron's: pre-LayerNorm blocks, learned positions, GeLU, tied embeddings [S13, sec. 3].
 
 - tokens [b, s] -> activations [s, b, h] -> logits [s, b, V].
 - One model for all layouts: a rank has the blocks of its pipeline stage and its slice of each

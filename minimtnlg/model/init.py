@@ -1,7 +1,7 @@
 """Initial weights: each parameter is drawn whole, from a generator seeded by its own name.
 
 So a weight does not depend on the order of construction, on the stage that holds it or on who else
-draws; a rank that needs a slice draws the whole and cuts. The rules are MT-NLG's [S3, sec. 2.4].
+draws; a rank that needs a slice draws the whole and cuts. The spread is MT-NLG's [S3].
 """
 
 import math

@@ -164,7 +164,10 @@ def wire_bytes(operation, payload, n):
 
 
 def ring_seconds(operation, payload, n, alpha, beta):
-    """Seconds of a call on a ring of n ranks: messages x alpha + wire bytes / beta.
+    """Seconds that a rank sends in a call on a ring of n ranks: messages x alpha + bytes / beta.
+
+    For the operations in use that is the time of the call. A broadcast or a reduce also has to wait
+    until its first piece has gone around the ring, which is not counted.
 
     payload  bytes of the input tensor
     alpha    seconds that a message takes, however short

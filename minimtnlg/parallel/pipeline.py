@@ -2,7 +2,7 @@
 
 It knows no model: forward and backward are functions. It keeps what lies between them - inputs
 until their backward pass, outputs until they are sent, messages until they are used - and nothing
-longer. Of an output only its place in autograd's graph outlives the sending [S13, app. B].
+longer. Of an output only its place in autograd's graph outlives the sending [S13].
 """
 
 import torch

@@ -168,7 +168,8 @@ class OneFOneB(Schedule):
 class Interleaved(Schedule):
     """1F1B with v chunks a stage: a bubble v times smaller, v times the messages [S12, sec. 2.2.2].
 
-    Micro-batches go in groups of p through one chunk after the other, so m must be a multiple of p.
+    Micro-batches go through one chunk after the other in groups of exactly p, so m must be a
+    multiple of p. Megatron-Core also takes other groups, with more micro-batches in flight.
     """
 
     virtual: int

@@ -219,6 +219,9 @@ def _local(tokens, rows, group):
 class LayerNorm(nn.LayerNorm):
     """LayerNorm on a piece of the sequence: each rank sees a part of its parameters' gradients.
 
+    They pass through f, so that they are complete in any engine, at the price of two small
+    all-reduces in every backward pass; Megatron sums them once a step.
+
     group: the tensor group where the sequence is cut, None where every rank has all of it.
     """
 
@@ -259,7 +262,7 @@ def cross_entropy(logits, labels, group=None):
 
     logits: [n, V/t], this rank's columns. labels: [n] ids of the whole vocabulary, the same on all
     ranks. Returns [n] in fp32 (float64 for float64), the same on all ranks. Two all-reduces: the
-    maximum, then the sum of exponentials together with the label's logit [S24, sec. 3].
+    maximum, then the sum of exponentials together with the label's logit; Megatron makes three.
     """
     return _CrossEntropy.apply(logits, labels, group)
 

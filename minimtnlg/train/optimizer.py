@@ -1,4 +1,4 @@
-"""Adam with decoupled weight decay on fp32 masters, clipped by the global norm [S3, sec. 2.4].
+"""Adam with decoupled weight decay on fp32 masters, clipped by the global norm [S3].
 
 The update itself is PyTorch's fused AdamW; lesson 04 writes it by hand and compares. Which weights
 a rank updates is decided by its replicas (parallel/replicas.py, zero.py).
@@ -19,7 +19,7 @@ def global_norm(tensors, groups=()):
 
     groups: the process groups along which other ranks have other parts of that vector.
     """
-    square = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors))) ** 2
+    square = torch.nn.utils.get_total_norm(tensors) ** 2
     for group in groups:
         all_reduce(square, group)
     return square.sqrt()

@@ -10,7 +10,7 @@ import math
 def learning_rate(tokens, optim):
     """Rate after `tokens` tokens: linear up to lr, cosine down to min_lr, then constant.
 
-    MT-NLG: 1 B tokens up to 5e-5, down to a tenth over 340 B, warm-up included [S3, sec. 2.4]. A
+    MT-NLG: 1 B tokens up to 5e-5, down to a tenth over 340 B, warm-up included [S3]. A
     step asks with its own tokens counted in, so that the first one moves; Megatron's asks without,
     one step behind.
     """
@@ -25,7 +25,7 @@ def batch_size(samples, train, seq):
     """Global batch of the step that starts after `samples` samples, as Megatron's ramp [S10].
 
     The ramp's samples are divided evenly over its increments: MT-NLG climbs from 32 to 1920 in 59
-    increments of 99 311 samples, 12 B tokens in all [S3, sec. 2.4].
+    increments of 99 311 samples, 12 B tokens in all [S3].
     """
     if not train.ramp:
         return train.global_batch

@@ -78,7 +78,7 @@ def shapes(model):
 
 
 def initial(model, seed):
-    """{name: tensor}: the weights that a model starts from [S3, sec. 2.4]."""
+    """{name: tensor}: the weights that a model starts from [S3]."""
     std, weights = math.sqrt(1 / (3 * model.hidden)), {}
     for name, shape in shapes(model).items():
         residual = name.endswith(("attention.out.weight", "mlp.down.weight"))

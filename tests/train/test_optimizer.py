@@ -39,7 +39,7 @@ def gradients_of(model, number, size=1.0):
 
 
 def adam_by_hand(weights, steps, optim, decayed):
-    """The update of S3, sec. 2.4 on dicts of float64 tensors; steps: list of (lr, gradients)."""
+    """The update of S3 on dicts of float64 tensors; steps: list of (lr, gradients)."""
     weights = dict(weights)
     m = {name: torch.zeros_like(w) for name, w in weights.items()}
     v = {name: torch.zeros_like(w) for name, w in weights.items()}
