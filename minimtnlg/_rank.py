@@ -201,10 +201,13 @@ def work(folder, rank, call):
     import cloudpickle
     import torch.distributed as dist
 
+    from minimtnlg.device import backend, select
+
+    select()
     fn, args, kwargs = cloudpickle.loads(call["call"])
     limit = min(call["timeout"], LONGEST)
     dist.init_process_group(
-        "gloo",
+        backend(),
         store=dist.FileStore(os.path.join(folder, "store"), call["world"]),
         rank=rank,
         world_size=call["world"],

@@ -22,22 +22,24 @@ DTYPES = {
 
 
 def device():
-    """The device of this process: its own GPU (LOCAL_RANK, modulo the GPUs present) or the CPU."""
-    if not torch.cuda.is_available():
+    """The device of this process: a GPU of its own, else the CPU.
+
+    A machine with fewer GPUs than local ranks has none for them: gloo moves no tensors of a GPU.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def select():
     """Make device() the one that libraries take where they are told none; once in each rank."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.set_device(device())
 
 
 def backend():
     """The collective library: nccl where each local rank has a GPU of its own, else gloo."""
-    alone = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
-    return "nccl" if torch.cuda.is_available() and alone else "gloo"
+    return "nccl" if device().type == "cuda" else "gloo"
 
 
 def name():
@@ -47,10 +49,13 @@ def name():
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def memory():
-    """Bytes of memory of device(): the GPU's, or the machine's (infinite where it doesn't say)."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(device()).total_memory
+def memory(ranks=1):
+    """Bytes that so many ranks of this machine have: their GPUs', or the machine's own memory.
+
+    Infinite where the machine doesn't say.
+    """
+    if 0 < ranks <= torch.cuda.device_count():
+        return ranks * torch.cuda.get_device_properties(0).total_memory
     if not hasattr(os, "sysconf"):  # Windows
         return float("inf")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

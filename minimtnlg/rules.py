@@ -79,7 +79,8 @@ def _batches(parallel, train):
     for batch in train.batches():
         if batch % (b * d * groups) == 0:
             continue
-        fits = [n for n in range(1, batch + 1) if batch % (n * d * groups) == 0]
+        each, over = divmod(batch, d * groups)
+        fits = [] if over else near_divisors(each, b)
         fit = "change train.global_batch, train.ramp or the layout"
         if fits:
             fit = f"train.micro_batch={min(fits, key=lambda n: abs(n - b))} would fit this batch"

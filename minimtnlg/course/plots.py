@@ -5,6 +5,8 @@ colour printer is needed. The colours are those of Okabe and Ito (2008), yellow 
 too light for lines, ordered so that neighbours differ in lightness.
 """
 
+from statistics import median
+
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.layout import ORDER
 
@@ -98,12 +100,13 @@ def time_line(simulation, ax=None, title="", legend=True):
         legend      whether to explain the looks, on the right
 
     Returns (figure, axes). Forward passes are dark, backward passes light, and each bears the
-    number of its micro-batch where there is room. Chunks after the first are hatched. The text twin
-    for a lesson is `print(simulation)`.
+    number of its micro-batch where there is room to read it. Chunks after the first are hatched.
+    The text twin for a lesson is `print(simulation)`.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
     stages, right = simulation.computing, simulation.total
     if ax is None:
@@ -111,21 +114,31 @@ def time_line(simulation, ax=None, title="", legend=True):
     elif not ax.get_autoscalex_on():  # another time line is there
         right = max(right, ax.get_xlim()[1])
     points = 72 * ax.figure.get_figwidth() * ax.get_position().width  # wide are the axes
+    several = any(op.chunk for spans in stages for *_, op in spans)
+    legible = 8 if several else 5  # points; a digit on a hatch has to be large
+    lengths = {}
+    for start, end, op in (span for spans in stages for span in spans):
+        lengths.setdefault(type(op), []).append(end - start)
+    usual = {kind: median(found) for kind, found in lengths.items()}  # all have numbers or none
     looks = {}
     for row, spans in enumerate(stages):
         for start, end, op in spans:
             look, ink = _look(op)
             looks.setdefault((op.chunk, type(op).__name__), look)
-            ax.barh(row, end - start, 0.82, start, **look)
+            ax.barh(row, end - start, 0.82, start, clip_on=False, **look)  # the last one's edge too
             text = str(op.micro_batch)
-            size = min(8, (end - start) / right * points / (0.62 * len(text) + 0.3))
-            if size >= 4.5:
-                around = [withStroke(linewidth=1.8, foreground=look["facecolor"])]
+            per_length = points / right / (0.62 * len(text) + 0.3)
+            size = min(8, (end - start) * per_length)
+            if size >= 5 and usual[type(op)] * per_length >= legible:
+                around = [
+                    withStroke(
+                        linewidth=2.4 if look["hatch"] else 1.8, foreground=look["facecolor"]
+                    )
+                ]
                 middle = dict(ha="center", va="center_baseline", clip_on=True)
                 font = dict(color=ink, fontsize=size, path_effects=around)
                 ax.text((start + end) / 2, row, text, **middle, **font)
     if legend:
-        several = any(chunk for chunk, _ in looks)
         handles = [
             Patch(label=kind.lower() + (f", chunk {chunk}" if several else ""), **look)
             for (chunk, kind), look in sorted(looks.items(), key=lambda x: (x[0][0], x[0][1] < "F"))
@@ -133,6 +146,8 @@ def time_line(simulation, ax=None, title="", legend=True):
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     ax.set_yticks(range(len(stages)), [f"stage {row}" for row in range(len(stages))])
     ax.set(xlim=(0, right), ylim=(len(stages) - 0.5, -0.5), xlabel="time", title=title)
+    if right >= 4:  # in passes, not in seconds
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.tick_params(axis="y", length=0)
     ax.grid(False)
     return ax.figure, ax

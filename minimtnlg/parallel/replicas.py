@@ -103,7 +103,8 @@ class Replicas:
     def _prepare(self, buckets, group):
         self.buckets, self.group = buckets, group
         self.dtype = fp32(buckets[0].parameters[0].dtype) if buckets else torch.float32
-        self.sending, self._under_way = False, deque()
+        # sending: whether the backward pass at work completes the sums; None between the passes
+        self.sending, self._under_way = None, deque()
         self._place = {bucket.parameters[i]: (b, i) for b, bucket, i in self._each()}
         self.parameters = list(self._place)
         for parameter in self.parameters:
@@ -131,7 +132,7 @@ class Replicas:
         """After a backward pass: gradients that are not in the sums yet move there."""
         for parameter in self.parameters:
             self._take(parameter)
-        self.sending = False
+        self.sending = None
 
     def finish(self):
         """Send what has not left yet, wait until all sums are complete."""
@@ -152,6 +153,9 @@ class Replicas:
         return contextlib.nullcontext()
 
     def _expect_all(self):
+        self.sending = None
+        while self._under_way:  # of a step that was interrupted
+            self._under_way.popleft()[-1].wait()
         self._to_leave = deque(range(len(self.buckets)))
         for bucket in self.buckets:
             bucket.missing = set(bucket.parameters)
@@ -169,9 +173,11 @@ class Replicas:
 
     def _arrived(self, parameter):
         """Called by autograd when a parameter's gradient in this backward pass is complete."""
-        if not self.sending:
+        if self.sending is None:  # somebody else's backward pass, outside of a step
             return
         self._take(parameter)
+        if not self.sending:
+            return
         self.buckets[self._place[parameter][0]].missing.discard(parameter)
         while self._to_leave and not self.buckets[self._to_leave[0]].missing:
             self._leave(self._to_leave.popleft())

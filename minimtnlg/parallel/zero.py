@@ -22,7 +22,7 @@ from minimtnlg.parallel.replicas import Bucket, Replicas
 class Zero(Replicas):
     """Replicas of which each owns other weights.
 
-    buckets  lists of the trained parameters, in the order in which they leave
+    buckets  lists of the trained parameters, in the order in which backward ends with them
     group    the data group; None where there is one replica
     stage    1, 2 or 3
     modules  stage 3: modules[i] is what computes with the parameters of buckets[i]. It may contain
@@ -64,7 +64,9 @@ class Zero(Replicas):
             gradients.zero_()
         for parameter in self.parameters:
             parameter.grad = None
-        if self.stage == 3:  # the step before may have been interrupted
+        if self.stage > 1:  # the step before may have been interrupted
+            self._sums = [None] * len(self.buckets)
+        if self.stage == 3:
             self._backward = False
             self._free_all()
         self._expect_all()

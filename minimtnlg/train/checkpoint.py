@@ -16,6 +16,7 @@ from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
+from minimtnlg.parallel.collectives import rank, size
 from minimtnlg.parallel.tensor import split_dimensions
 
 
@@ -37,26 +38,41 @@ def save_weights(model, run, step):
 def whole_state(model):
     """{name: whole tensor, on the CPU} on rank 0, in the order of the layers; None on other ranks.
 
-    Every rank takes part; at ZeRO 3 inside `replicas.gathered()`.
+    Every rank takes part; at ZeRO 3 inside `replicas.gathered()`. Slices are put together on the
+    first tensor rank of each stage, stages on the first.
     """
     dimensions, mesh = split_dimensions(model), model.mesh
-    mine = {
-        name: (dimensions[name], tensor.cpu()) for name, tensor in model.state_dict().items()
-    }
-    states = [mine]
-    if mesh.layout.world > 1:
-        states = [None] * mesh.layout.world if mesh.layout.rank(*mesh.place) == 0 else None
-        dist.gather_object(mine if mesh.place.dp == 0 else {}, states)
-    if states is None:
+    if mesh.place.dp > 0:  # the first replica has all
         return None
-    slices = {}  # rank by rank: stage by stage, and within a stage slice by slice
-    for state in states:
-        for name, (dimension, tensor) in state.items():
-            slices.setdefault(name, (dimension, []))[1].append(tensor)
-    return {
-        name: tensors[0] if dimension is None else torch.cat(tensors[: mesh.layout.tp], dimension)
-        for name, (dimension, tensors) in slices.items()
-    }
+    slices = _gathered({name: x.cpu() for name, x in model.state_dict().items()}, mesh.tp)
+    if slices is None:
+        return None
+    stage = dict(slices[0])
+    for name, dimension in dimensions.items():
+        if dimension is not None:
+            stage[name] = torch.cat([part[name] for part in slices], dimension)
+    stages = _gathered(stage, mesh.pp)
+    if stages is None:
+        return None
+    whole = {name: x for state in reversed(stages) for name, x in state.items()}
+    return {name: whole[name] for name in sorted(whole, key=_place)}
+
+
+def _place(name):
+    """Sorts parameters as a model of one stage has them."""
+    first, number, *_ = name.split(".")
+    if first == "blocks":
+        return 2, int(number)
+    return {"embedding": 0, "position": 1, "norm": 3}[first], 0
+
+
+def _gathered(value, group):
+    """[value of each rank of the group] on the first of them, None on the others."""
+    if group is None:
+        return [value]
+    values = [None] * size(group) if rank(group) == 0 else None
+    dist.gather_object(value, values, group=group, group_dst=0)
+    return values
 
 
 def load_run(run):

@@ -8,10 +8,11 @@ stage, one replica and one slice.
 import torch
 
 from minimtnlg.device import fp32
+from minimtnlg.errors import InputError
 from minimtnlg.model import Draw
 from minimtnlg.parallel.collectives import all_reduce, broadcast, rank, size
 from minimtnlg.parallel.pipeline import carry_out
-from minimtnlg.parallel.schedules import OneFOneB
+from minimtnlg.parallel.schedules import named
 
 
 def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
@@ -20,14 +21,14 @@ def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
     micro_batches: list of data.batches.Batch on the model's device, those of this replica, all of
     one shape; together with those of the other replicas they are the global batch. Stages between
     the first and the last take only their shapes. seed, number: of the run and of this step; they
-    name the dropout masks. schedule: None for 1F1B.
+    name the dropout masks. schedule: None for 1F1B, or interleaved for a model of several chunks.
 
     Both results are scalar tensors, the same on every rank. loss is the mean over all unmasked
     tokens of the global batch, not the mean of the micro-batches' means: so the step divides by the
     number of tokens first, whatever the masks. norm is the gradients' norm before clipping.
     """
     mesh, m = model.mesh, len(micro_batches)
-    schedule = schedule or OneFOneB(pp=mesh.layout.pp, m=m)
+    schedule = _fitting(schedule, model, m)
     tokens = _tokens(model, micro_batches)
     total = []
     optimizer.zero()
@@ -47,7 +48,8 @@ def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
         optimizer.accumulate()
 
     carry_out(schedule, mesh, forward, backward, **_messages(model, micro_batches))
-    return _mean(model, total), optimizer.step(lr)
+    norm = optimizer.step(lr)  # first: what is left of the gradients is sent before the loss is
+    return _mean(model, total), norm
 
 
 @torch.no_grad()
@@ -57,7 +59,7 @@ def evaluate(model, micro_batches, schedule=None):
     Arguments as for `step`; the schedule, if given, is a forward-only one.
     """
     mesh = model.mesh
-    schedule = schedule or OneFOneB(pp=mesh.layout.pp, m=len(micro_batches), forward_only=True)
+    schedule = _fitting(schedule, model, len(micro_batches), forward_only=True)
     tokens = _tokens(model, micro_batches)
     total = []
 
@@ -69,6 +71,18 @@ def evaluate(model, micro_batches, schedule=None):
 
     carry_out(schedule, mesh, forward, **_messages(model, micro_batches))
     return _mean(model, total)
+
+
+def _fitting(schedule, model, m, forward_only=False):
+    """`schedule`, or the usual one for this model; InputError where it has other chunks."""
+    name, pp = "interleaved" if model.virtual > 1 else "1f1b", model.mesh.layout.pp
+    schedule = schedule or named(name, pp, m, model.virtual, forward_only)
+    if schedule.virtual != model.virtual:
+        raise InputError(
+            f"a schedule of {schedule.virtual} chunks a stage for a model of {model.virtual}: give "
+            "both the same parallel.virtual"
+        )
+    return schedule
 
 
 def _tokens(model, micro_batches):

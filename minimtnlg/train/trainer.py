@@ -42,17 +42,19 @@ def train(config, out, progress=True, ranks=None):
     such as torchrun did: then this process is one of them.
 
     The result is a dict: steps, tokens, seconds, loss (last step), valid_loss, unigram_entropy (all
-    in nats per token). The same config and data give the same run, in every layout but for the
-    order of additions. InputError for an `out` that holds something, a model too large for this
-    machine, a corpus that doesn't fit it, or a loss that is no number any more; RankError when a
-    rank fails.
+    in nats per token). The same config and data give the same run; so does every layout, but for
+    the order of additions and, where there is dropout, for another tp. InputError for an `out` that
+    holds something, a model too large for this machine, a corpus that doesn't fit it, or a loss
+    that is no number any more; RankError when a rank fails.
     """
-    out = Path(out)
-    launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
-    progress = progress and int(os.environ.get("RANK", 0)) == 0
+    out, (rank, launched) = Path(out), _launched()
+    progress = progress and rank == 0
+    if launched and ranks not in (None, launched):
+        raise InputError(f"--ranks {ranks}: a launcher has started {launched}; leave it out")
     config = configuration.sized(config, launched or ranks)
     world = config.parallel.tp * config.parallel.pp * config.parallel.dp
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    # Another rank may find here what rank 0 has written already.
+    if rank == 0 and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise InputError(f"{out} holds a run or other files: choose another --out or remove it")
     _refuse_too_large(config)
     corpus = open_corpus(config, progress)
@@ -70,6 +72,21 @@ def train(config, out, progress=True, ranks=None):
     return result | {"unigram_entropy": entropy}
 
 
+def _launched():
+    """(this process's rank, number of ranks) where a launcher has started it, else (0, None)."""
+    if "RANK" not in os.environ or dist.is_initialized():
+        return 0, None
+    given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
+    rank, world = (int(n) if n.isdecimal() else -1 for n in list(given.values())[:2])
+    if not 0 <= rank < world or not given["MASTER_ADDR"]:
+        told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise InputError(
+            f"{told} in the environment: a launcher such as torchrun sets all three, with RANK "
+            "below WORLD_SIZE; without one, unset RANK"
+        )
+    return rank, world
+
+
 def _rank(config, out, progress):
     """What each rank of a run does; rank 0 writes the files."""
     p = config.parallel
@@ -78,9 +95,12 @@ def _rank(config, out, progress):
     first = layout.rank(*mesh.place) == 0
     corpus = open_corpus(config, progress=False)
     if first:
-        out.mkdir(parents=True, exist_ok=True)
-        configuration.save(config, out / "config.yaml")
-        shutil.copy(corpus.folder / "tokenizer.json", out / "tokenizer.json")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            configuration.save(config, out / "config.yaml")
+            shutil.copy(corpus.folder / "tokenizer.json", out / "tokenizer.json")
+        except OSError as error:
+            raise InputError(f"can't write the run into {out}: {error}") from None
     model = build(config, mesh)
     _refuse_other_weights(model)
     optimizer = Optimizer(model, config.optim, p.zero)
@@ -173,6 +193,7 @@ def _steps(config, model, optimizer, sets, progress):
         last = number == len(sizes)
         if last or (train.eval_every and number % train.eval_every == 0):
             row["valid_loss"] = validate(config, model, valid_set)
+            _refuse_nonsense(number, row["valid_loss"], norm, optimizer)
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         yield row
 
@@ -197,7 +218,7 @@ def _mine(config, model, dataset, consumed, samples):
 
 
 def _refuse_other_weights(model):
-    """Stop before the first step if replicas, or tensor ranks, do not start from the same weights.
+    """Stop before the first step if ranks do not start from the same weights where they should.
 
     Every rank draws its own; a rank with another version of PyTorch, say, would draw others.
     """
@@ -205,13 +226,14 @@ def _refuse_other_weights(model):
     with torch.no_grad():
         sums = {name: p.double().abs().sum() for name, p in model.named_parameters()}
     whole = [total for name, total in sums.items() if dimensions[name] is None]
-    for axis, sums_of in (("dp", sums.values()), ("tp", whole)):
+    tied = [sums["embedding.weight"]] if mesh.ends else []
+    for axis, sums_of in (("dp", sums.values()), ("tp", whole), ("ends", tied)):
         mine = torch.stack([*sums_of, torch.zeros((), dtype=torch.float64, device=device())])
         largest = all_reduce(mine.clone(), getattr(mesh, axis), "max")
         smallest = -all_reduce(-mine, getattr(mesh, axis), "max")
         if not torch.equal(largest, smallest):
             raise InputError(
-                f"ranks that differ in {axis} alone did not draw the same weights: install the "
+                f"ranks of a {axis} group did not draw the same weights: install the "
                 "same version of PyTorch for all of them"
             )
 
@@ -232,11 +254,11 @@ def _refuse_too_large(config):
     each = {"float64": 32, "float32": 16}.get(config.train.dtype, 20)  # 20 bytes [S3, sec. 2.1.1]
     p, count = config.parallel, config.model.parameters()
     world = p.tp * p.pp * p.dp
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world  # the share of this machine
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # ranks on this machine
     copies = p.dp if p.zero == 0 else 1  # with ZeRO at the very least
-    if count * each * copies * here > memory():
+    need, there = count * each * copies * here / world, memory(here)
+    if need > there:
         raise InputError(
-            f"{count:,} parameters take {count * each * copies * here / 1e9:,.0f} GB with "
-            f"gradients and moments, this machine has {memory() / 1e9:,.0f} GB: lower "
-            "model.layers or model.hidden"
+            f"{count:,} parameters take {need / 1e9:,.0f} GB with gradients and moments, this "
+            f"machine has {there / 1e9:,.0f} GB: lower model.layers or model.hidden"
         )

@@ -30,7 +30,7 @@ from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.parallel.tensor import cut, split_dimensions
 from minimtnlg.ranks import run
 from minimtnlg.train.optimizer import Optimizer, adamw
-from minimtnlg.train.step import step
+from minimtnlg.train.step import evaluate, step
 
 STEPS, LR = 3, 1e-2
 LIMIT = 1e-10  # above it, a difference is no rounding
@@ -52,8 +52,9 @@ def configure(source="nano", overrides=()):
 
     Two micro-batches of one sequence for each stage, on each replica; a train.* override wins.
     """
-    parallel = Parallel(**configuration.values_of(source, overrides).get("parallel", {}))
-    batch = 2 * parallel.pp * (1 if parallel.dp == "auto" else parallel.dp)
+    given = configuration.values_of(source, overrides).get("parallel", {})
+    pp, dp = (n if isinstance(n := given.get(axis), int) and n > 0 else 1 for axis in ("pp", "dp"))
+    batch = 2 * pp * dp
     small = [f"train.global_batch={batch}", "train.micro_batch=1", "train.ramp=null"]
     fixed = ["train.dtype=float64", "model.dropout=0"]
     return configuration.sized(configuration.load(source, [*small, *overrides, *fixed]))
@@ -127,6 +128,8 @@ def _serial(config, folder):
             optimizer.step()
             losses[rule].append(loss.item())
             norms[rule].append(norm.item())
+        with torch.no_grad():
+            losses[rule].append((model.loss(batch) / batch.mask.sum()).item())
         save_file(gradients | model.state_dict(), folder / f"{rule}.safetensors")
     return losses, norms
 
@@ -165,6 +168,8 @@ def _compare(config, folder, losses, norms):
                         name = names[parameter]
                         whole = slice_of(f"gradient {name}", name)
                         note("gradient", name, replicas.gradients[i], replicas.shard_of(whole, i))
+            mean = evaluate(model, mine).item()
+            note("loss", f"{rule}, evaluation", mean, losses[rule][-1])
             with optimizer.replicas.gathered():
                 for parameter, name in names.items():
                     note(rule, name, parameter.detach(), slice_of(name, name))
@@ -196,4 +201,3 @@ def _refuse_too_large(config):
             f"this machine has {memory() / 1e9:,.0f} GB: minimtnlg verify nano {same} proves the "
             "same layout on a small model"
         )
-

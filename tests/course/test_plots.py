@@ -2,8 +2,10 @@
 
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.patches import Arc
 
-from minimtnlg.course.plots import time_line
+from minimtnlg.course.plots import on_nodes, time_line
+from minimtnlg.parallel.layout import Layout
 from minimtnlg.parallel.schedules import Forward, GPipe, Interleaved, OneFOneB
 from minimtnlg.parallel.simulate import Simulation, Span, simulate
 
@@ -64,3 +66,29 @@ def test_measured_spans_and_passes_too_short_for_a_number():
     _, ax = time_line(Simulation([spans, []], [[], []], [0, 0], ""))
     assert len(ax.patches) == 500 and not ax.texts
     assert ax.get_xlim() == (0, 0.05)
+
+
+def test_short_passes_of_chunks_have_no_number_and_ticks_are_whole():
+    schedule = Interleaved(pp=4, m=8, virtual=2)
+    _, ax = time_line(simulate(schedule, forward=0.5, backward=1))
+    written = {end - start: text for (_, start, end), text in passes(ax).items()}
+    assert written[0.5] is None and written[1] is not None
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    late = [Span(i, i + 0.5 + (i == 9), Forward(i % 2, i // 2 % 2)) for i in range(30)]
+    _, ax = time_line(Simulation([late], [[]], [0], ""))  # one sleeper among them is no exception
+    assert not ax.texts
+
+
+@pytest.mark.parametrize("order", [("pp", "dp", "tp"), ("tp", "dp", "pp")])
+@pytest.mark.parametrize("axis", ["tp", "pp", "dp"])
+def test_links_between_nodes_are_dashed_and_counted_as_layout_counts_them(axis, order):
+    layout = Layout(tp=2, pp=2, dp=4)
+    _, ax = on_nodes(layout, axis, 4, order, title="Who leaves the node?")
+    arcs = [patch for patch in ax.patches if isinstance(patch, Arc)]
+    dashed = sum(arc.get_linestyle() in ("--", "dashed") for arc in arcs)
+    assert (len(arcs) - dashed, dashed) == layout.links(axis, 4, order)
+    texts = [text.get_text() for text in ax.texts]
+    assert [text for text in texts if "node" in text] == [f"node {i}" for i in range(4)]
+    assert sorted(int(text) for text in texts if "node" not in text) == list(range(16))
+    boxes = sorted((box.get_x(), box.get_width()) for box in ax.patches if box not in arcs)
+    assert len(boxes) == 4 + 16

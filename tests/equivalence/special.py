@@ -101,6 +101,11 @@ EXTRA = [  # a parameter that gets a gradient in these micro-batches only
         pipeline(2, dp=2, zero=1),
         extra=(2,),
     ),
+    *on(
+        "last gradient on one replica",
+        *({"dp": 2, "zero": zero} for zero in range(4)),
+        extra=(4,),
+    ),
     *on("gradient in the last micro-batch", {"dp": 2}, {"dp": 2, "zero": 2}, extra=(4, 5)),
 ]
 CLIPPING = [

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from outcomes import RESULTS, ROOT, WHATS
+from outcomes import RESULTS, ROOT, WHATS, fingerprint
 from special import TOPICS
 
 PAGE = ROOT / "docs" / "equivalence.md"
@@ -82,6 +82,8 @@ def page(results):
 
 if __name__ == "__main__":
     results = json.loads(RESULTS.read_text())
+    if results["sources"] != fingerprint():
+        sys.exit(f"{RESULTS.relative_to(ROOT)} is of other sources: run make equivalence")
     if failed := [case["case"] for case in results["cases"] if case["failure"]]:
         sys.exit(f"{len(failed)} cases are not equal: {', '.join(failed)}")
     PAGE.write_text(page(results))

@@ -15,7 +15,7 @@ from minimtnlg.train.trainer import _refuse_other_weights
 CONFIG = Model(layers=2, hidden=16, heads=2, seq=8, vocab=32)
 
 
-SAYS = "ranks that differ in {} alone did not draw the same weights"
+SAYS = "ranks of a {} group did not draw the same weights"
 
 
 def program(axis, names):
