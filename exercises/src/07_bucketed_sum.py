@@ -27,6 +27,9 @@
 #   buckets before it have left. No rank waits before `finish`. Other backward passes send nothing.
 # - Buckets leave in their order on every rank, in whatever order gradients come. Some may not come
 #   at all, on one rank or on all: then they count as zero.
+# - Your class, not its user, clears `p.grad`: in every pass, so that no gradient counts twice. A
+#   gradient that came in an earlier micro-batch and not in the last one counts as well. Its bucket
+#   is not full in the last pass, so it leaves in `finish`.
 # - Sums are fp32 where parameters have 16 bits, in the micro-batches and on the wire, and so are
 #   the gradients that are returned. In float64 they stay float64: `torch.promote_types(p.dtype,
 #   torch.float32)`.

@@ -7,7 +7,7 @@
 # %% [markdown]
 # # ZeRO-1, whatever the rows
 #
-# Write stage 1 of ZeRO for a list of weights. Every rank holds all of them, the same numbers on
+# Write ZeRO-1 for a list of weights. Every rank holds all of them, the same numbers on
 # each, and in every step it has gradients of its own. Cut each weight along its first dimension.
 # The number of rows need not be a multiple of the ranks, and there may be fewer rows than ranks.
 #
@@ -49,7 +49,7 @@ class Adam:
 
 # %% tags=["stub"]
 class Zero1:
-    """Stage 1 of ZeRO over all ranks.
+    """ZeRO-1 over all ranks.
 
     weights: list of tensors, the same on each rank, of one row or more.
     """

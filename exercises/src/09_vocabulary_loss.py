@@ -7,14 +7,17 @@
 # %% [markdown]
 # # The loss over a cut vocabulary
 #
-# Each of $t$ ranks holds the logits of its part of the vocabulary, for the same $n$ rows: rank 0
-# those of tokens $0$ to $V/t - 1$, rank 1 the next $V/t$, and so on. The labels are whole on every
-# rank. Write the cross-entropy of every row and its gradient.
+# $N$ tokens of text came, and each of $t$ ranks holds a part of their logits, $[N, V/t]$: rank 0 the
+# columns $0$ to $V/t - 1$ of the vocabulary, rank 1 the next $V/t$, and so on. The labels are whole
+# on every rank. Write the cross-entropy of each of the $N$ rows and its gradient.
 #
-# **Target:** on every rank, the $n$ losses $-\ln(e^{z_y} / \sum_j e^{z_j})$, in nats, and the
-# gradient of their sum for this rank's logits, both in float64 as in one process; also for logits
-# of some thousands. At most two calls of a collective, in which a rank hands in at most three
-# numbers a row. The given tensors stay as they are.
+# **Target:** on every rank, the $N$ losses $-\ln(e^{z_y} / \sum_j e^{z_j})$, in nats, and the
+# gradient of their sum for this rank's logits, both equal to those of one process, in float64; also
+# for logits of some thousands. At most two calls of a collective, in which a rank hands in at most
+# three numbers a row. The given tensors stay as they are.
+#
+# `dist.all_reduce(x, dist.ReduceOp.MAX)` replaces `x` by the largest over the ranks, element by
+# element; without the second argument it sums.
 #
 # To try it, four tokens on two ranks, and token 2 came; the lesson has the answer:
 #
@@ -34,17 +37,16 @@ from minimtnlg import run
 
 # %% tags=["stub"]
 def vocabulary_loss(logits, labels):
-    """(losses [n], gradient [n, V/t] of their sum), over all ranks of the world.
+    """(losses [N], gradient [N, V/t] of their sum), over all ranks of the world.
 
-    logits: [n, V/t], this rank's columns. labels: [n], ids of the whole vocabulary.
+    logits: [N, V/t], this rank's columns. labels: [N], ids of the whole vocabulary.
     """
     raise NotImplementedError("agree on the largest logit, then on two sums; nothing in backward")
 
 
 # %% [markdown] tags=["hint"]
 # What does the loss of one row need from the other ranks? Not their logits: the largest of all, the
-# sum of all exponentials, and one logit that a single rank has. `dist.all_reduce(x,
-# dist.ReduceOp.MAX)` replaces `x` by the largest over the ranks, element by element.
+# sum of all exponentials, and one logit that a single rank has. In which order are they needed?
 
 # %% [markdown] tags=["hint"]
 # `labels - dist.get_rank() * logits.shape[1]` is the column of the label in this rank's part. It is

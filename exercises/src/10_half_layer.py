@@ -16,8 +16,8 @@
 #
 # **Target:** output and all gradients are those of one process, on every rank, for any tensor
 # group. Forward sends $2\,sbh\,(t-1)/t$ numbers and backward $3\,sbh\,(t-1)/t$, besides sums of $h$
-# numbers. Each rank keeps $10\,sbh/t$ numbers: the input of LayerNorm, its output, and what goes
-# into GeLU and comes out.
+# numbers. Each rank keeps $(1 + 1 + 4 + 4)\,sbh/t$ numbers: the input of LayerNorm, its output, and
+# what goes into GeLU and comes out.
 #
 # The GeLU is `F.gelu(y, approximate="tanh")`, the LayerNorm `F.layer_norm(x, (h,), weight, bias)`.
 
@@ -85,6 +85,7 @@ def half_layer(x, w, group):
 # ```
 # Save `x` and `weight` with `ctx.save_for_backward`, the group as an attribute. After GeLU:
 # `F.linear` without bias, `Scatter.apply`, and only then `f(w["down_bias"], group)` and `x`.
+# LayerNorm's two vectors pass through `f` as well; `up_bias` is cut and does not.
 
 
 # %% tags=["solution"]
@@ -305,7 +306,7 @@ def _check_memory(student, t):
 
 
 def keeps_pieces(student):
-    """Each rank keeps 10 sbh/t numbers"""
+    """Each rank keeps (1 + 1 + 4 + 4) sbh/t numbers"""
     _check_memory(student, 2)
 
 

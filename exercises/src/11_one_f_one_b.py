@@ -10,11 +10,14 @@
 # Write the order of 1F1B for one stage: the list of the forward and backward passes that it makes.
 # Any number of stages and micro-batches, also fewer micro-batches than stages.
 #
-# `Forward(i)` and `Backward(i)` are the passes of micro-batch `i`. The messages between stages
+# `Forward(j)` and `Backward(j)` are the passes of micro-batch `j`. The messages between stages
 # follow from the order; the checks add them and play all stages against a clock.
 #
+# The lesson printed the order of three stages. Draw that of four stages and six micro-batches on
+# paper first: which forward passes does each stage make before its first backward pass?
+#
 # **Target:** each micro-batch goes forward and backward once on every stage; no stage waits for
-# ever; the bubble is exactly $(p-1)/m$; stage $k$ never has more than $\min(m, p - k)$ micro-batches
+# ever; the bubble is exactly $(p-1)/m$; stage $i$ never has more than $\min(m, p - i)$ micro-batches
 # in flight.
 #
 # To look at your order: `print(played(one_f_one_b, p=4, m=6))`.
@@ -51,19 +54,19 @@ def one_f_one_b(p, m, stage):
 
 # %% [markdown] tags=["hint"]
 # Begin with the last stage: it alternates from the start. Then the one before: how many forward
-# passes can it make until the first gradient comes up from below? Draw both on paper, then a third.
+# passes can it make until the first gradient comes up from below? Your drawing tells.
 
 # %% [markdown] tags=["hint"]
 # There are three parts. Some forward passes ahead; then pairs, one forward and one backward pass;
-# then the backward passes that are left. Stage $k$ makes $p - k - 1$ forward passes ahead. What if
+# then the backward passes that are left. Stage $i$ makes $p - i - 1$ forward passes ahead. What if
 # there are fewer micro-batches than that?
 
 # %% [markdown] tags=["hint"]
 # ```python
 # ahead = min(p - stage - 1, m)
-# passes = [Forward(i) for i in range(ahead)]
-# for i in range(m - ahead):
-#     ...  # the forward pass of micro-batch ahead + i, and which backward pass?
+# passes = [Forward(j) for j in range(ahead)]
+# for j in range(m - ahead):
+#     ...  # the forward pass of micro-batch ahead + j, and which backward pass?
 # ```
 # The backward passes come in the order 0, 1, 2 ... on every stage. In the end `ahead` of them are
 # left.
@@ -72,10 +75,10 @@ def one_f_one_b(p, m, stage):
 # %% tags=["solution"]
 def one_f_one_b(p, m, stage):
     ahead = min(p - stage - 1, m)
-    passes = [Forward(i) for i in range(ahead)]
-    for i in range(m - ahead):
-        passes += [Forward(ahead + i), Backward(i)]
-    return passes + [Backward(i) for i in range(m - ahead, m)]
+    passes = [Forward(j) for j in range(ahead)]
+    for j in range(m - ahead):
+        passes += [Forward(ahead + j), Backward(j)]
+    return passes + [Backward(j) for j in range(m - ahead, m)]
 
 
 # %% tags=["check"]
@@ -95,7 +98,7 @@ def _passes(student, p, m, stage):
         raise Feedback(name, "a list of Forward and Backward", answer) from None
     for op in passes:
         if not isinstance(op, Forward | Backward):
-            raise Feedback(f"a pass of {name}", "Forward(i) or Backward(i)", repr(op))
+            raise Feedback(f"a pass of {name}", "Forward(j) or Backward(j)", repr(op))
     wanted = Counter(kind(i) for kind in (Forward, Backward) for i in range(m))
     for op in (wanted - Counter(passes)) + (Counter(passes) - wanted):
         look_at = "m forward and m backward passes, of micro-batches 0 to m - 1: what is left over?"
@@ -159,7 +162,7 @@ def nobody_waits_for_ever(student):
 
 
 def in_flight(student):
-    """Stage k of four never has more than 4 - k micro-batches in flight"""
+    """Stage i of four never has more than 4 - i micro-batches in flight"""
     _check_in_flight(student, 4, 6)
 
 

@@ -7,19 +7,21 @@
 # %% [markdown]
 # # Seat the ranks
 #
-# A job is a grid of slices, replicas and stages. Its GPUs are counted through nodes of `g` GPUs
-# each. In which order do you put the three axes, so that a GPU sends for the shortest time?
+# A job is a grid of slices, replicas and stages. Its GPUs are counted through nodes of
+# `gpus_per_node` each. In which order do you put the three axes, so that a GPU sends for the
+# shortest time?
 #
 # `sizes` says how long each axis is, `sent` how many bytes a GPU sends along it in a step:
 # `{"tp": 8, "pp": 35, "dp": 8}` and `{"tp": 634e9, "pp": 5e9, "dp": 13e9}`. An axis has NVLink if
-# *all* its groups lie in one node each. If only one group leaves a node, the axis has InfiniBand.
+# *all* its groups lie in one node each. If even a single group leaves its node, the axis has
+# InfiniBand. An axis of size 1 leaves nowhere.
 #
 # **Target:** `seat` returns the order, slowest axis first as in `("pp", "dp", "tp")`, and a dict
 # with the seconds of each axis. No other order has a smaller sum of seconds. For any sizes, also
 # those that nodes cut through.
 #
 # Write the arithmetic yourself, without `Layout`. To try it, call it with the two dicts above and
-# `g=8`.
+# `gpus_per_node=8`.
 
 # %%
 from itertools import permutations, product
@@ -28,7 +30,7 @@ NVLINK, INFINIBAND = 300e9, 25e9  # bytes a second
 
 
 # %% tags=["stub"]
-def seat(sizes, sent, g):
+def seat(sizes, sent, gpus_per_node):
     """(order of the axes, slowest first; {axis: seconds}) with the smallest sum of seconds."""
     raise NotImplementedError("try all orders: on which node is each rank, which axes leave nodes?")
 
@@ -36,7 +38,7 @@ def seat(sizes, sent, g):
 # %% [markdown] tags=["hint"]
 # Begin with one order and one rank. Its coordinates say on which GPU it sits: the fastest axis
 # counts single GPUs, the next one counts in steps of the fastest axis's size, and so on. Divided by
-# `g`, without the remainder, that is its node.
+# `gpus_per_node`, without the remainder, that is its node.
 
 # %% [markdown] tags=["hint"]
 # The ranks of a group along an axis agree in the other two coordinates. So a group lies in one node
@@ -57,12 +59,12 @@ def seat(sizes, sent, g):
 
 
 # %% tags=["solution"]
-def seat(sizes, sent, g):
+def seat(sizes, sent, gpus_per_node):
     def node(place, order):
         gpu = 0
         for axis in order:
             gpu = gpu * sizes[axis] + place[axis]
-        return gpu // g
+        return gpu // gpus_per_node
 
     places = [dict(zip(sizes, at, strict=True)) for at in product(*map(range, sizes.values()))]
     best = None
@@ -87,22 +89,24 @@ _AXES = ("tp", "pp", "dp")
 _MTNLG = dict(tp=8, pp=35, dp=8), dict(tp=634.2e9, pp=5.0e9, dp=13.2e9), 8
 
 
-def _right(sizes, sent, g, order):
+def _right(sizes, sent, gpus_per_node, order):
     """{axis: seconds} of an order, from an array of the nodes of all ranks."""
-    nodes = np.arange(np.prod(list(sizes.values()))).reshape([sizes[a] for a in order]) // g
+    nodes = (
+        np.arange(np.prod(list(sizes.values()))).reshape([sizes[a] for a in order]) // gpus_per_node
+    )
     near = {a: np.ptp(nodes, axis=i).max() == 0 for i, a in enumerate(order)}
     return {a: sent[a] / (300e9 if near[a] else 25e9) for a in _AXES}
 
 
-def _say(sizes, sent, g):
+def _say(sizes, sent, gpus_per_node):
     each = ", ".join(f"{axis} {sizes[axis]} ({sent[axis] / 1e9:.4g} GB)" for axis in sizes)
-    return f"a job of {each} on nodes of {g}"
+    return f"a job of {each} on nodes of {gpus_per_node}"
 
 
-def _answer(student, sizes, sent, g):
+def _answer(student, sizes, sent, gpus_per_node):
     """The student's (order, seconds), if they have the right form."""
-    answer = student(dict(sizes), dict(sent), g)
-    job = _say(sizes, sent, g)
+    answer = student(dict(sizes), dict(sent), gpus_per_node)
+    job = _say(sizes, sent, gpus_per_node)
     try:
         order, seconds = answer
         order = tuple(order)
@@ -117,16 +121,16 @@ def _answer(student, sizes, sent, g):
     return order, seconds, job
 
 
-def _check_seconds(student, sizes, sent, g):
-    order, seconds, job = _answer(student, sizes, sent, g)
+def _check_seconds(student, sizes, sent, gpus_per_node):
+    order, seconds, job = _answer(student, sizes, sent, gpus_per_node)
     what = f"seconds of the returned order {order}, {job}"
     look_at = "an axis has NVLink only if every one of its groups lies in one node"
-    expect(seconds, _right(sizes, sent, g, order), what, look_at)
+    expect(seconds, _right(sizes, sent, gpus_per_node, order), what, look_at)
 
 
-def _check_best(student, sizes, sent, g):
-    order, _, job = _answer(student, sizes, sent, g)
-    totals = {o: sum(_right(sizes, sent, g, o).values()) for o in permutations(_AXES)}
+def _check_best(student, sizes, sent, gpus_per_node):
+    order, _, job = _answer(student, sizes, sent, gpus_per_node)
+    totals = {o: sum(_right(sizes, sent, gpus_per_node, o).values()) for o in permutations(_AXES)}
     best = min(totals, key=totals.get)
     if totals[order] > totals[best] * (1 + 1e-9):
         raise Feedback(
@@ -148,7 +152,7 @@ def mtnlg_seconds(student):
 
 
 def replicas_send_most(student):
-    """Eight replicas of ZeRO-3 with two slices, on nodes of eight"""
+    """Eight replicas with few micro-batches send most, on nodes of eight"""
     job = dict(tp=2, pp=4, dp=8), dict(tp=20e9, pp=1e9, dp=300e9), 8
     _check_best(student, *job)
     _check_seconds(student, *job)
@@ -176,8 +180,8 @@ def two_axes_in_one_node(student):
 
 def one_large_node(student):
     """All ranks in one node, and nodes of one GPU"""
-    for g in (1, 64):
-        _check_seconds(student, dict(tp=2, pp=3, dp=4), dict(tp=3e9, pp=2e9, dp=1e9), g)
+    for gpus_per_node in (1, 64):
+        _check_seconds(student, dict(tp=2, pp=3, dp=4), dict(tp=3e9, pp=2e9, dp=1e9), gpus_per_node)
 
 
 def any_job(student):
@@ -195,18 +199,18 @@ def any_job(student):
 import math
 
 
-def _nodes(sizes, g, order):
+def _nodes(sizes, gpus_per_node, order):
     """{coordinates in the order of `sizes`: node}."""
     found = {}
     for gpu, at in enumerate(product(*(range(sizes[axis]) for axis in order))):
         place = dict(zip(order, at, strict=True))
-        found[tuple(place[axis] for axis in sizes)] = gpu // g
+        found[tuple(place[axis] for axis in sizes)] = gpu // gpus_per_node
     return found
 
 
-def _with_order(sizes, sent, g, order):
+def _with_order(sizes, sent, gpus_per_node, order):
     """What seat would return for this order, right."""
-    nodes, seconds = _nodes(sizes, g, order), {}
+    nodes, seconds = _nodes(sizes, gpus_per_node, order), {}
     for i, axis in enumerate(sizes):
         near = all(node == nodes[(*at[:i], 0, *at[i + 1 :])] for at, node in nodes.items())
         seconds[axis] = sent[axis] / (NVLINK if near else INFINIBAND)
@@ -227,63 +231,65 @@ def _stretch(sizes, order, axis):
     return math.prod(sizes[a] for a in order[order.index(axis) :])
 
 
-def slices_are_always_fastest(sizes, sent, g):
+def slices_are_always_fastest(sizes, sent, gpus_per_node):
     """Caught by: replicas_send_most. What is right for MT-NLG is taken for right everywhere."""
-    return _with_order(sizes, sent, g, ("pp", "dp", "tp"))
+    return _with_order(sizes, sent, gpus_per_node, ("pp", "dp", "tp"))
 
 
-def most_bytes_are_fastest(sizes, sent, g):
+def most_bytes_are_fastest(sizes, sent, gpus_per_node):
     """Caught by: too_large_for_a_node. The axis that sends most, whether a node can hold it or not."""
-    return _with_order(sizes, sent, g, sorted(sizes, key=sent.get))
+    return _with_order(sizes, sent, gpus_per_node, sorted(sizes, key=sent.get))
 
 
-def most_bytes_that_fit(sizes, sent, g):
+def most_bytes_that_fit(sizes, sent, gpus_per_node):
     """Caught by: two_axes_in_one_node. One axis after the other, as long as there is room."""
-    order = sorted(sizes, key=lambda axis: (sizes[axis] <= g, sent[axis]))
-    return _with_order(sizes, sent, g, order)
+    order = sorted(sizes, key=lambda axis: (sizes[axis] <= gpus_per_node, sent[axis]))
+    return _with_order(sizes, sent, gpus_per_node, order)
 
 
-def fastest_axis_first(sizes, sent, g):
+def fastest_axis_first(sizes, sent, gpus_per_node):
     """Caught by: mtnlg. The right order, read from the other end."""
-    order, seconds = seat(sizes, sent, g)
+    order, seconds = seat(sizes, sent, gpus_per_node)
     return order[::-1], seconds
 
 
-def any_order_will_do(sizes, sent, g):
+def any_order_will_do(sizes, sent, gpus_per_node):
     """Caught by: mtnlg. The groups are the same in any order, so the first one is as good."""
-    return _with_order(sizes, sent, g, sizes)
+    return _with_order(sizes, sent, gpus_per_node, sizes)
 
 
-def small_groups_fit(sizes, sent, g):
-    """Caught by: replicas_send_most. A group of g ranks or fewer is thought to lie in one node."""
-    return _least(sizes, sent, lambda axis, order: sizes[axis] <= g)
+def small_groups_fit(sizes, sent, gpus_per_node):
+    """Caught by: replicas_send_most. A group no larger than a node is thought to lie in one node."""
+    return _least(sizes, sent, lambda axis, order: sizes[axis] <= gpus_per_node)
 
 
-def stretch_no_longer_than_a_node(sizes, sent, g):
+def stretch_no_longer_than_a_node(sizes, sent, gpus_per_node):
     """Caught by: groups_across_the_border. Three neighbours fit into four; not if one sits at 3."""
-    return _least(sizes, sent, lambda axis, order: _stretch(sizes, order, axis) <= g)
+    return _least(sizes, sent, lambda axis, order: _stretch(sizes, order, axis) <= gpus_per_node)
 
 
-def stretch_divides_the_node(sizes, sent, g):
+def stretch_divides_the_node(sizes, sent, gpus_per_node):
     """Caught by: one_large_node. All is in one node of 64, though 24 does not divide 64."""
-    return _least(sizes, sent, lambda axis, order: g % _stretch(sizes, order, axis) == 0)
+    return _least(
+        sizes, sent, lambda axis, order: gpus_per_node % _stretch(sizes, order, axis) == 0
+    )
 
 
-def first_group_stands_for_all(sizes, sent, g):
+def first_group_stands_for_all(sizes, sent, gpus_per_node):
     """Caught by: groups_across_the_border. Rank 0's groups are looked at, the others are alike."""
 
     def near(axis, order):
         step = _stretch(sizes, order, axis) // sizes[axis]
-        return step * (sizes[axis] - 1) < g
+        return step * (sizes[axis] - 1) < gpus_per_node
 
     return _least(sizes, sent, near)
 
 
-def mean_of_the_links(sizes, sent, g):
+def mean_of_the_links(sizes, sent, gpus_per_node):
     """Caught by: groups_across_the_border. A ring with some slow links is a little slow."""
 
     def seconds(order):
-        nodes, found = _nodes(sizes, g, order), {}
+        nodes, found = _nodes(sizes, gpus_per_node, order), {}
         for i, axis in enumerate(sizes):
             ends = [(*at[:i], (at[i] + 1) % sizes[axis], *at[i + 1 :]) for at in nodes]
             slow = sum(nodes[at] != nodes[end] for at, end in zip(nodes, ends, strict=True))
@@ -295,7 +301,7 @@ def mean_of_the_links(sizes, sent, g):
     return order, seconds(order)
 
 
-def counts_in_gigabits(sizes, sent, g):
+def counts_in_gigabits(sizes, sent, gpus_per_node):
     """Caught by: mtnlg_seconds. 200 Gb/s, taken as bytes."""
-    order, seconds = seat(sizes, sent, g)
+    order, seconds = seat(sizes, sent, gpus_per_node)
     return order, {a: s / 8 if s == sent[a] / INFINIBAND else s for a, s in seconds.items()}

@@ -73,6 +73,7 @@ bf16, fp32, fp64 = torch.bfloat16, torch.float32, torch.float64
 replicas: int = 2  # in Proof, and where bytes are counted
 alpha: float = 0.0005  # seconds; latency of a message on the slowed link
 beta: float = 80e6  # bytes per second on the slowed link
+slow_alpha: float = 0.003  # the latency where sizes of buckets are compared, in Cost
 rows: int = 1024  # what each replica takes through the model in a step
 rounds: int = 8  # repetitions of each timing; the fastest counts
 
@@ -86,11 +87,12 @@ rounds: int = 8  # repetitions of each timing; the fastest counts
 #    percent does the second way shorten the wait after backward?
 # 2. A step adds up four micro-batches. The gradients travel in eight pieces. How many all-reduces
 #    does each replica start in a step?
-# 3. On one of two replicas a weight gets no gradient, because its part of the batch did not use it.
-#    Each piece leaves when all its gradients are there. What happens?
+# 3. Two replicas, and two pieces of one weight each. On one replica the weight of the last piece
+#    gets no gradient, because its part of the batch did not use it. A piece leaves when its
+#    gradient is there. What happens?
 # 4. Suppose that each of 2240 GPUs had room for all of MT-NLG. How many seconds would the sum of
-#    the 530 billion gradients take, at 4 bytes each and 25 GB/s for each GPU? (An iteration took
-#    60.1 s.)
+#    the 530 billion gradients take, at 4 bytes each, in one ring of all GPUs whose slowest links
+#    carry 25 GB/s? (An iteration took 60.1 s.)
 
 # %%
 predict("percent_of_the_wait_hidden", None)
@@ -232,19 +234,28 @@ def one_call_at_the_end():
         loss = net(x).sum() / (rows * dist.get_world_size())
         times.append(time.perf_counter())
         loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in net.parameters()])
         times.append(time.perf_counter())
-        wait = link.all_reduce(torch.cat([p.grad.flatten() for p in net.parameters()]))
+        wait = link.all_reduce(flat)
         wait()
         times.append(time.perf_counter())
         found.append(1e3 * np.diff(times))
-    return min(found, key=sum)
+    return found
 
 
-spent = run(one_call_at_the_end, 2)[0]
-for name, ms in zip(("forward", "backward", "waiting"), spent, strict=True):
-    print(f"{name:9}{ms:6.0f} ms  {100 * ms / spent.sum():3.0f} % of the step")
+spent = min(zip(*run(one_call_at_the_end, 2), strict=True), key=lambda both: max(map(sum, both)))
+for rank, own in enumerate(spent):  # of the round that was fastest for both
+    for name, ms in zip(("forward", "backward", "waiting"), own, strict=True):
+        print(f"rank {rank}: {name:9}{ms:6.0f} ms  {100 * ms / own.sum():3.0f} % of the step")
+link_alone = 1e3 * ring_seconds("all_reduce", payload, 2, alpha, beta)
+rest = min(own[2] for own in spent) - link_alone
+print(f"\nThe rank that waits less waits {link_alone:.0f} ms for the slowed link, {rest:.0f} ms "
+      "for the rest:\nthe additions, the waking of threads, other programs here.")  # fmt: skip
 
 # %% [markdown]
+# The rank that is done first also waits for the other: a sum begins when both are there. (Laying
+# the gradients end to end counts as backward.)
+#
 # While the wire works the core does nothing, and while the core works the wire lies idle. Each
 # waits for the other.
 
@@ -294,10 +305,11 @@ BACKWARD = [dict(facecolor="#F6D58E"), dict(facecolor="#FBEBC8")]  # neighbours 
 WIRE = [dict(facecolor=COLOURS["sky"], hatch="//"), dict(facecolor="#CBE6F7", hatch="//")]
 
 
-def draw_step(ax, row, forward, ready, wire):
+def draw_step(ax, row, forward, ready, wire, right):
     """Two rows, what a rank computes and what is on its wire, with the number of each call.
 
-    forward: (begin, end); ready: when the gradients of each call are complete; wire: [(begin, end)]
+    forward: (begin, end); ready: when the gradients of each call are complete;
+    wire: [(begin, end)]; right: where the picture ends
     """
     edge = dict(edgecolor="black", lw=0.6)
     ax.barh(row, forward[1] - forward[0], 0.8, forward[0], **edge, **FORWARD)
@@ -309,7 +321,8 @@ def draw_step(ax, row, forward, ready, wire):
         ax.barh(y, end - begin, 0.8, begin, **edge, **look)
         box = dict(boxstyle="round,pad=0.15", fc="white", ec="none", alpha=0.8)
         at = dict(ha="center", va="center", fontsize=8)
-        ax.text((begin + end) / 2, y, number, bbox=box, **at)
+        if end - begin > 0.025 * right:  # else the number is wider than its bar
+            ax.text((begin + end) / 2, y, number, bbox=box, **at)
     if wire[-1][1] > ready[-1]:
         ax.barh(row, wire[-1][1] - ready[-1], 0.8, ready[-1], **edge, **WAIT)
 
@@ -332,7 +345,7 @@ labels, row = [], 0
 for layers_in_a_call, name in ((4, "one call"), (1, "four calls")):
     ready, there = by_hand(layers_in_a_call)
     took = 0.5 + 1.5 * layers_in_a_call
-    draw_step(ax, row, (0, 4), ready, [(end - took, end) for end in there])
+    draw_step(ax, row, (0, 4), ready, [(end - took, end) for end in there], 19)
     labels += [f"{name}: computes", "its wire"]
     row += 2
 finish_time_line(ax, labels, 19, "By hand: sent during backward, three of four sums cost no time")
@@ -340,7 +353,8 @@ ax.set_xticks(range(0, 19, 2))
 figure(
     fig,
     alt="Two time lines by hand. One call: forward to 4 ms, backward to 12, then the wire from 12 "
-    "to 18.5 while nothing is computed. Four calls: the same passes; the wire carries call 0 from 6 to 8 ms, call 1 to 10, call 2 to 12, call 3 to 14. The wait is 2 ms, not 6.5.",
+    "to 18.5 while nothing is computed. Four calls: the same passes; the wire carries call 0 from "
+    "6 to 8 ms, call 1 to 10, call 2 to 12, call 3 to 14. The wait is 2 ms, not 6.5.",
 )
 
 # %% [markdown]
@@ -351,8 +365,11 @@ figure(
 # $$e_i = \max(r_i,\, e_{i-1}) + T(k_i), \qquad
 # T(k) = 2\,(n - 1) \left( \alpha + \frac{k}{n \beta} \right).$$
 #
-# Two things can never be hidden. The last call begins only when backward has ended. And if the wire
-# needs longer than backward, the calls queue up, and the queue is waited for.
+# Two things can never be hidden behind backward. The last call begins only when backward has ended.
+# And if the wire needs longer than backward, the calls queue up, and the queue is waited for.
+#
+# On GPUs overlap itself is not free: the programs that communicate take some of the processor and
+# of the memory's bandwidth, and backward is slower meanwhile.
 #
 # ### Not one call for each gradient
 #
@@ -443,16 +460,23 @@ class Buckets:
 # ### Calls in flight
 #
 # Two ranks, two layers in a bucket, over the slowed link. Each rank writes down when each bucket
-# was full and when its call was on the wire. One bucket for all layers would be the one call at the
-# end, so the same program will measure both.
+# was full, laid end to end and handed to the link, and when its call was on the wire. One bucket
+# for all layers would be the one call at the end, so the same program will measure both.
+#
+# From here on **the wait** begins when the last bucket is handed over. All gradients are there
+# then. (`backward()` itself returns a little later, when its thread gets its turn.)
 
 # %%
 class Timed(Buckets):
-    """Writes down when each bucket was full."""
+    """Writes down when each bucket was handed to the link."""
 
-    def full(self, i):
+    def __init__(self, buckets, link):
+        super().__init__(buckets, self.hand_over)
+        self.link = link
+
+    def hand_over(self, flat):
         self.ready.append(time.perf_counter())
-        super().full(i)
+        return self.link.all_reduce(flat)
 
 
 def one_step(net, sums, link):
@@ -466,7 +490,7 @@ def one_step(net, sums, link):
     loss = net(x).sum() / (rows * dist.get_world_size())
     at["forward"] = time.perf_counter()
     loss.backward()
-    at["backward"] = time.perf_counter()
+    at["backward"] = sums.ready[-1]  # all gradients are there
     sums.finish()
     return at | {"end": time.perf_counter(), "ready": sums.ready, "wire": link.busy}
 
@@ -476,7 +500,7 @@ def time_lines(cuts, alpha, beta):
     link, ways = SlowLink(alpha, beta), []
     for cut in cuts:
         net = Stack()
-        ways.append((net, Timed(cut(net), link.all_reduce), link))
+        ways.append((net, Timed(cut(net), link), link))
     return [[one_step(*way) for way in ways] for _ in range(rounds)]
 
 
@@ -506,9 +530,9 @@ for rank, x in enumerate(lines):
 
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 3.2))
-for rank, x in enumerate(lines):
-    draw_step(ax, 2 * rank, (x["begin"], x["forward"]), x["ready"], x["wire"])
 last = max(x["end"] for x in lines)
+for rank, x in enumerate(lines):
+    draw_step(ax, 2 * rank, (x["begin"], x["forward"]), x["ready"], x["wire"], last)
 labels = [f"rank {rank}: {what}" for rank in (0, 1) for what in ("computes", "wire")]
 finish_time_line(ax, labels, 1.02 * last, "Measured: calls are in flight while backward computes")
 x = lines[0]
@@ -523,7 +547,8 @@ figure(
 # %% [markdown]
 # A number in the upper row of a rank says for which bucket backward computes gradients, the same
 # number in the lower row that they are on the wire. Both rows are busy at the same time: that is
-# overlap. The wire begins when the first two layers are done, not when all sixteen are.
+# overlap. The wire begins when the first two layers are done, not when all sixteen are. (A bar
+# narrower than its number goes without.)
 #
 # ### The same order everywhere
 #
@@ -663,38 +688,21 @@ measured(
 # %% [markdown]
 # ### In which format?
 #
-# MT-NLG's weights have 16 bits, and so has the gradient that backward makes of them. The sum has
-# many terms: first the micro-batches of a replica, then the replicas. Lesson 04 warned that a long
-# sum in bfloat16 stops growing. Here are eight ranks that add up 240 gradients each, as many as
-# MT-NLG's replicas do in a step. Each number is a small signal and much noise. We sum once in
-# bfloat16 all the way, and once in fp32; float64 says what is right.
-
-# %%
-def summed_in(dtype, micro_batches=240):
-    """Error of the sum over micro-batches and ranks, relative to its length."""
-    draw = torch.Generator().manual_seed(dist.get_rank())
-    own, exact = torch.zeros(10_000, dtype=dtype), torch.zeros(10_000, dtype=fp64)
-    for _ in range(micro_batches):
-        gradient = (0.2 + torch.randn(10_000, generator=draw)).to(bf16)  # as backward makes it
-        own += gradient.to(dtype)
-        exact += gradient
-    dist.all_reduce(own)
-    dist.all_reduce(exact)
-    return ((own - exact).norm() / exact.norm()).item()
-
-
-for dtype in (bf16, fp32):
-    error = run(summed_in, 8, dtype)[0]
-    print(f"summed in {str(dtype)[6:]:9} {dtype.itemsize} bytes a number, wrong by {error:.0e}")
-    assert (error > 1e-3) == (dtype == bf16)
-
-# %% [markdown]
-# So gradients are summed in fp32, whatever the weights' format. Megatron enforces it for bfloat16,
-# for the micro-batches and for the all-reduce [S10]. The price is twice the bytes on the wire.
+# MT-NLG's weights have 16 bits, and so has the gradient that backward makes of them. But in
+# bfloat16 a long sum stops growing (lesson 04), and this one is long: first the micro-batches of a
+# replica, then the replicas. So gradients are summed in fp32, and the price is twice the bytes on
+# the wire. Megatron enforced it for bfloat16 in 2022, for the micro-batches and for the all-reduce
+# [S10]; it can be switched off today.
 #
 # ### The package's version
 #
-# `Replicas` does all of the above. It keeps the fp32 sums of each bucket in one flat tensor, so
+# `Replicas` does all of the above. PyTorch's own data parallelism, `DistributedDataParallel` or
+# DDP, does it too and has names for our rules: `bucket_cap_mb` is the size of a bucket,
+# `no_sync()` keeps all but the last backward pass silent, and `find_unused_parameters` is for
+# weights without a gradient. In one point it differs: DDP expects each replica's *mean*, so it
+# divides by the number of replicas. Ours have divided by all tokens already, and only add.
+#
+# `Replicas` keeps the fp32 sums of each bucket in one flat tensor, so
 # that nothing is laid end to end when a bucket leaves. Its hook, and the rule by which parameters
 # are put into buckets:
 
@@ -717,6 +725,7 @@ show(in_buckets)
 
 # %% tags=["predict"]
 at_the_end, in_eight = (ranks[0] for ranks in fastest([cut_by(LAYERS), cut_by(2)]))
+print(f"one sum over the slowed link, by the formula: {link_alone:.0f} ms")
 waits = {}
 for name, x in (("one bucket", at_the_end), ("8 buckets", in_eight)):
     busy = sum(off - on for on, off in x["wire"])
@@ -732,11 +741,10 @@ measured("percent_of_the_wait_hidden", hidden, unit="%", tell=tell if hidden > 0
 
 # %%
 fig, ax = plt.subplots(figsize=(7.5, 3.2))
-labels = []
+labels, last = [], max(at_the_end["end"], in_eight["end"])
 for row, (name, x) in enumerate((("one bucket", at_the_end), ("8 buckets", in_eight))):
-    draw_step(ax, 2 * row, (x["begin"], x["forward"]), x["ready"], x["wire"])
+    draw_step(ax, 2 * row, (x["begin"], x["forward"]), x["ready"], x["wire"], last)
     labels += [f"{name}: computes", "its wire"]
-last = max(at_the_end["end"], in_eight["end"])
 finish_time_line(ax, labels, 1.02 * last, "Measured: one call at the end is waited for in full")
 figure(
     fig,
@@ -749,7 +757,8 @@ figure(
 # %% [markdown]
 # What counts is not how long the wire works but how long somebody waits for it.
 #
-# The belief is true in two cases. One is a fast wire. Over the memory of this machine, not slowed:
+# In two cases the belief does little harm. One is a fast wire. Over the memory of this machine, not
+# slowed:
 
 # %%
 for x, _ in fastest([cut_by(LAYERS), cut_by(2)], alpha=0.0, beta=np.inf):
@@ -757,6 +766,9 @@ for x, _ in fastest([cut_by(LAYERS), cut_by(2)], alpha=0.0, beta=np.inf):
           f"{x['end'] - x['backward']:.0f} ms of {x['end'] - x['begin']:.0f}")  # fmt: skip
 
 # %% [markdown]
+# Over the fast wire the wait is short either way; little is left to hide. (What is left is mostly
+# the wait for the other rank and for a free core.)
+#
 # The other case is many micro-batches. Only the last backward pass has anything to send, so only it
 # can hide anything. The more passes a step has, the less the one sum matters. MT-NLG is such a
 # case; we come to it.
@@ -880,9 +892,17 @@ for r, (gradients, its_loss, *_) in enumerate(run(by_the_package, replicas)):
 # %% [markdown]
 # ### A proof that can fail
 #
-# For any layout the package proves the same by itself: `minimtnlg verify nano parallel.dp=2` on the
-# command line, `verify` in a cell. And `mutant` switches a bug on, in the ranks alone. Here is a
-# smaller nano, first as it is, then with three bugs that somebody has believed in:
+# Two tools that most lessons from here on use:
+#
+# - **`verify(config)`** makes the same proof for any layout. It trains three steps on the ranks of
+#   the layout and in a single process, in float64, and returns the largest differences: of the
+#   loss, the gradient, its norm, and the weights after SGD and after Adam. On the command line:
+#   `minimtnlg verify nano parallel.dp=2`.
+# - **`with mutant("name") as bug:`** switches a bug on. Ranks that are started in the block run a
+#   copy of the package with a line or two changed. The single process stays right. `bug.belief` is
+#   what somebody thinks who writes it, `bug.diff()` the change.
+#
+# Here is a smaller nano, first as it is, then with three bugs:
 
 # %%
 BUGS = [
@@ -899,20 +919,29 @@ def largest_differences(title):
     found = verify(small_nano)["max_abs_diff"]
     print(title)
     print("    differs by: " + ", ".join(f"{kind} {value:.0e}" for kind, value in found.items()))
-    return max(found.values())
+    return found
 
 
-assert largest_differences("As it is.") < 1e-10
+assert max(largest_differences("As it is.").values()) < 1e-10
 for name in BUGS:
     with mutant(name) as bug:
-        assert largest_differences(f'"{bug.belief}"') > 1e-6
+        try:
+            found = largest_differences(f'"{bug.belief}"')
+            assert max(found.values()) > 1e-6
+        except RankError as error:
+            print(f'"{bug.belief}"\n    {error.type}: {error.message}')
+assert found["grad_norm"] > 10 * max(found["sgd"], found["adam"])
 
 # %% [markdown]
-# Each belief is a plausible sentence, and no bug raises an error. Only the comparison tells.
+# Each belief is a plausible sentence, and a bug like these need not raise an error. Only the
+# comparison tells.
 #
-# In the last one every gradient is too small by the same factor. The weights after Adam, a few
-# steps later, show that one least: Adam divides a gradient by its own size (lesson 04). So weights
-# alone would be a poor witness.
+# The last belief is true of DDP, which is handed means. It is a bug here, where each loss has been
+# divided by the tokens of all replicas: the gradients are divided twice.
+#
+# So every gradient is too small by the same factor. Its norm shows that at once. The weights, a few
+# steps later, show it far less: SGD has made small steps, and Adam divides a gradient by its own
+# size (lesson 04). Weights alone would be a poor witness.
 
 # %% [markdown]
 # ## Cost
@@ -948,9 +977,9 @@ if replicas > 1:
 #
 # ### How large should a bucket be?
 #
-# We measure the wait after backward for buckets of every size, over the slowed link. Beside it
-# stands the formula: it takes the moments $r_i$ at which buckets were full, and $T(k_i)$ for the
-# rest.
+# We measure the wait for buckets of every size. With the latency that we had, even 32 calls pay
+# little, so the link gets a larger one here, `slow_alpha`. Beside the measurement stands the
+# formula: it takes the moments $r_i$ at which buckets were handed over, and $T(k_i)$ for the rest.
 
 # %%
 def each_by_itself(net):
@@ -960,16 +989,22 @@ def each_by_itself(net):
 ways = {"all": cut_by(LAYERS)} | {f"{x} layers": cut_by(x) for x in (8, 4, 2, 1)}
 ways["a tensor"] = each_by_itself
 counts, waited, formula = [], [], []
-print(f"{'in a bucket':12}{'buckets':>8}{'waited, ms':>12}{'formula':>9}{'wire busy':>11}")
-for (name, cut), (x, _) in zip(ways.items(), fastest([*ways.values()]), strict=True):
+print(f"{'':20}{'':14}{'wire, ms':^22}{'wait, ms':^24}")
+print(f"{'in a bucket':12}{'buckets':>8}{'backward, ms':>14}{'formula':>12}{'measured':>10}"
+      f"{'formula':>14}{'measured':>10}")  # fmt: skip
+for (name, cut), (x, _) in zip(
+    ways.items(), fastest([*ways.values()], alpha=slow_alpha), strict=True
+):
     bytes_in = [sum(p.nbytes for p in bucket) for bucket in cut(Stack())]
-    seconds = [ring_seconds("all_reduce", k, 2, alpha, beta) for k in bytes_in]
+    seconds = [ring_seconds("all_reduce", k, 2, slow_alpha, beta) for k in bytes_in]
     counts.append(len(bytes_in))
     waited.append(x["end"] - x["backward"])
     formula.append(sums_there(x["ready"], [1e3 * t for t in seconds])[-1] - x["backward"])
     busy = sum(off - on for on, off in x["wire"])
-    print(f"{name:12}{counts[-1]:>8}{waited[-1]:>12.0f}{formula[-1]:>9.0f}{busy:>11.0f}")
-assert min(waited) < waited[0]
+    computing = x["backward"] - x["forward"]
+    print(f"{name:12}{counts[-1]:>8}{computing:>14.0f}{1e3 * sum(seconds):>12.0f}{busy:>10.0f}"
+          f"{formula[-1]:>14.0f}{waited[-1]:>10.0f}")  # fmt: skip
+assert abs(formula[0] - 1e3 * ring_seconds("all_reduce", payload, 2, slow_alpha, beta)) < 1e-6
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.4))
@@ -979,8 +1014,13 @@ ax.set(xscale="log", xlabel="buckets", ylabel="ms waited after backward")
 ax.set_ylim(0, 1.3 * max(waited))  # room for the legend
 ax.set_xticks(counts, counts)
 ax.minorticks_off()
-ax.set_title("The wait shrinks when the one bucket is cut")
-ax.legend(loc="upper right")
+best = int(np.argmin(waited))
+ax.set_title(
+    f"Measured wait: {waited[0]:.0f} ms with one bucket, {waited[-1]:.0f} ms with {counts[-1]}, "
+    f"least with {counts[best]}",
+    fontsize=11,
+)
+ax.legend(loc="upper left")
 figure(
     fig,
     alt="Wait after backward against the number of buckets: "
@@ -990,15 +1030,19 @@ figure(
 )  # fmt: skip
 
 # %% [markdown]
-# One bucket is waited for in full. With more of them the wait falls to that for the last bucket.
-# With still more it rises again, if the latencies keep the wire busy for longer than backward
-# takes; a slow processor hides that as well. Measured points lie above the formula, which leaves
-# out the additions, the copies and the time until a sleeping thread is awake. A point far above it
-# was disturbed by other programs.
+# One bucket is waited for in full. With more of them the wait falls, towards that for the last
+# bucket alone.
 #
-# Real programs choose buckets of tens of megabytes:
-# PyTorch's own data parallel takes 25 MB unless told otherwise, our package 64 MiB, or a quarter of
-# all gradients where these are few.
+# With very many buckets the latencies add up. Once the wire is busy for longer than backward, the
+# wait grows again. A slow processor computes long enough to hide even that; compare the columns
+# "backward" and "wire".
+#
+# Measured points lie above the formula, which leaves out the additions and the time until a
+# sleeping thread is awake. A point far above it was disturbed by other programs.
+#
+# In real programs buckets reach from 25 MB (PyTorch) to 160 MB and more (Megatron-Core, which grows
+# the bucket with the number of replicas, as a ring's latencies do). Our package takes 64 MiB, or a
+# quarter of all gradients where these are few.
 
 # %% [markdown]
 # ## MT-NLG
@@ -1007,31 +1051,37 @@ figure(
 #
 # Could 2240 replicas have trained MT-NLG, one on each GPU? Lesson 00 ruled it out by memory: the
 # training state is 10.6 TB, a GPU has 80 GB. Suppose that the memory were there. What would the
-# wire say? Between nodes each GPU has 25 GB/s (200 Gb/s, [S12, sec. 5]).
+# wire say?
+#
+# Begin with **one ring**, from GPU to GPU and from node to node. It leaves each node by one network
+# adapter, at 25 GB/s (200 Gb/s, [S12, sec. 5]), and it is as fast as its slowest link.
 
 # %% tags=["predict"]
 mtnlg = preset("mtnlg-530b").model
 P, n, wire, iteration = mtnlg.parameters(), MTNLG.world, 25e9, 60.1  # [S3]
 copies = {size: wire_bytes("all_reduce", size * P, n) / wire for size in (2, 4)}
-node = wire_bytes("all_reduce", 4 * P, n // 8) / 8 / wire  # each adapter carries an eighth
+rings = wire_bytes("all_reduce", 4 * P / 8, n) / wire  # eight rings, an eighth of the bytes each
 cut = wire_bytes("all_reduce", 4 * P / (8 * 35), MTNLG.dp) / wire
-print(f"an iteration took                               {iteration:6.1f} s")
-print(f"2240 copies, 4 bytes a gradient                 {copies[4]:6.1f} s on the wire")
-print(f"2240 copies, 2 bytes                            {copies[2]:6.1f} s")
-print(f"2240 copies, 4 bytes, summed in each node first {node:6.1f} s")
-print(f"8 x 35 x 8: a 280th of the model among 8        {cut:6.2f} s")
+print(f"an iteration took                                   {iteration:6.1f} s")
+print(f"2240 copies, one ring, 4 bytes a gradient           {copies[4]:6.1f} s on the wire")
+print(f"2240 copies, one ring, 2 bytes                      {copies[2]:6.1f} s")
+print(f"2240 copies, a ring for each adapter, 4 bytes       {rings:6.1f} s")
+print(f"8 x 35 x 8: a 280th of the model among 8            {cut:6.2f} s")
 measured(
     "seconds_for_all_gradients",
     copies[4],
     unit="s",
-    tell="Nearly three iterations, for the sum alone.",
+    tell="Nearly three iterations, for the sum alone, with one ring.",
 )
-assert copies[2] > iteration > node > 30 * cut
+assert copies[2] > iteration > 2 * rings and rings > 30 * cut and cut < iteration / 100
+assert 2 * (n - 1) == 4478
 
 # %% [markdown]
-# The fourth line is the best that copies could do: the GPUs of a node first sum among themselves
-# over NVLink, and then each adapter carries an eighth. That alone is a third of the iteration, and
-# the sums inside the node come on top.
+# With one ring the gradients alone would need nearly three iterations. But a node has eight
+# adapters, and seven of them would lie idle. So a library builds a ring for each adapter: every
+# adapter carries an eighth. That makes 21 s, a third of the step. With one micro-batch a replica
+# there is less than one sequence's backward to hide it. And each call goes round a ring of 2240
+# ranks twice, so it pays 4478 latencies.
 #
 # In the real layout each GPU holds a 280th of the model, so it has a 280th of the gradients to sum,
 # and only 8 GPUs to sum them with. (Shares are an average; first and last stage also hold the
@@ -1039,13 +1089,16 @@ assert copies[2] > iteration > node > 30 * cut
 #
 # ### What decides
 #
-# Set the wire beside the arithmetic. Let each replica take $T$ tokens a step. A GPU that holds $P'$
-# parameters computes $8 P' T$ FLOPs (lesson 00), at a speed of $F$. It sends almost $2 \cdot 4 P'$
-# bytes. So
+# Set the wire beside the arithmetic. Let each replica take $N_r$ tokens a step. A GPU that holds
+# $P'$ parameters computes $8 P' N_r$ FLOPs (lesson 00), at a speed of $F$ FLOP/s. It sends almost
+# $2 \cdot 4 P'$ bytes. In one ring, over adapters of speed $\beta$,
 #
 # $$\frac{\text{time on the wire}}{\text{time computing}} =
-# \frac{8 P' / \beta}{8 P' T / F} \cdot \frac{d - 1}{d} = \frac{F}{\beta\, T} \cdot
+# \frac{8 P' / \beta}{8 P' N_r / F} \cdot \frac{d - 1}{d} = \frac{F}{\beta\, N_r} \cdot
 # \frac{d - 1}{d}.$$
+#
+# (With a ring for each of a node's eight adapters, an eighth of that. In the real layout the eight
+# GPUs of a node belong to eight different groups, each with a ring and an adapter of its own.)
 #
 # The parameters cancel. **What decides is the number of tokens that a replica takes between two
 # sums**, not the size of the model.
@@ -1055,48 +1108,52 @@ F = 126e12  # FLOP/s reached by each GPU [S3]
 batch_tokens = 1920 * mtnlg.seq
 
 
-def wire_over_computing(T, d):
-    return F / (wire * T) * (d - 1) / d
+def wire_over_computing(N_r, d, rings=1):
+    return F / (rings * wire * N_r) * (d - 1) / d
 
 
-CASES = [
-    ("2240 copies", batch_tokens / n, n),
-    ("8 x 35 x 8, a sum for each micro-batch", mtnlg.seq, MTNLG.dp),
-    ("8 x 35 x 8, a sum for each step", batch_tokens / MTNLG.dp, MTNLG.dp),
+CASES = [  # name, tokens of a replica between two sums, replicas, rings that share the bytes
+    ("2240 copies, one ring", batch_tokens / n, n, 1),
+    ("2240 copies, a ring per adapter", batch_tokens / n, n, 8),
+    ("8 x 35 x 8, a sum for each micro-batch", mtnlg.seq, MTNLG.dp, 1),
+    ("8 x 35 x 8, a sum for each step", batch_tokens / MTNLG.dp, MTNLG.dp, 1),
 ]
-for name, T, d in CASES:
-    ratio = wire_over_computing(T, d)
-    print(f"{name:40}{T:>9,.0f} tokens a replica: wire / computing = {ratio:.3f}")
-assert [round(wire_over_computing(T, d), 2) for _, T, d in CASES] == [2.87, 2.15, 0.01]
+for name, *case in CASES:
+    ratio = wire_over_computing(*case)
+    print(f"{name:40}{case[0]:>9,.0f} tokens a replica: wire / computing = {ratio:.3f}")
+ratios = [round(wire_over_computing(*case), 2) for _, *case in CASES]
+assert ratios == [2.87, 0.36, 2.15, 0.01]
 assert abs(cut / iteration / wire_over_computing(*CASES[-1][1:]) - 1) < 0.03
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.8))
-T = np.geomspace(500, 1e6, 50)
-ax.plot(T, F / (wire * T), marker="", color=COLOURS["black"], label=r"$F / (\beta T)$")
+tokens = np.geomspace(500, 1e6, 50)
+ax.plot(tokens, F / (wire * tokens), marker="", color=COLOURS["black"], label=r"$F / (\beta N_r)$")
 ax.axhline(1, color="black", ls=":", lw=1.2, marker="", label="as long as computing")
-for (name, tokens, d), marker, colour in zip(
-    CASES, ("s", "^", "o"), ("orange", "sky", "green"), strict=True
+for (name, *case), marker, colour in zip(
+    CASES, ("s", "D", "^", "o"), ("orange", "orange", "sky", "green"), strict=True
 ):
     point = dict(ls="", marker=marker, ms=9, color=COLOURS[colour], mec="black")
-    ax.plot(tokens, wire_over_computing(tokens, d), label=name, **point)
-ax.set(xscale="log", yscale="log", xlabel="tokens of a replica between two sums, T")
+    ax.plot(case[0], wire_over_computing(*case), label=name, **point)
+ax.set(xscale="log", yscale="log", xlabel="tokens of a replica between two sums, $N_r$")
 ax.set_ylabel("wire / computing")
 ax.set_title("Sums are cheap for a replica that computes long enough between them")
 ax.legend(fontsize=9)
 figure(
     fig,
     alt="Time on the wire over time computing, against tokens of a replica between two sums, both "
-    "logarithmic: a falling straight line. 2240 copies with 1 755 tokens each lie at 2.87, above "
-    "the level 1; 8 x 35 x 8 with a sum after each micro-batch of 2 048 tokens at 2.15; with one "
-    "sum a step, 491 520 tokens, at 0.009.",
+    "logarithmic: a falling straight line. 2240 copies with 1 755 tokens each lie at 2.87 with one "
+    "ring, above the level 1, and at 0.36 with a ring per adapter, below it and below the line; "
+    "8 x 35 x 8 with a sum after each micro-batch of 2 048 tokens at 2.15; with one sum a step, "
+    "491 520 tokens, at 0.009.",
 )
 
 # %% [markdown]
 # Now the layout is clear from this side as well. A batch of 1920 sequences gives 2240 copies less
-# than a sequence each: too little work between two sums. Eight replicas have 240 sequences each,
-# taken one at a time, and send once. So accumulation brings more here than overlap could: only one
-# of 240 backward passes has anything to hide behind. The paper names both means [S3, sec. 2.1.2].
+# than a sequence each: little work between two sums. Eight replicas have 240 sequences each, taken
+# one at a time (micro-batch 1: not confirmed), and send once. So accumulation brings more here than
+# overlap could: only one of 240 backward passes can hide anything. The paper names both means
+# [S3, sec. 2.1.2].
 #
 # Eight replicas need groups of 280 GPUs that share one copy. Lessons 09 to 11 build such groups.
 #
@@ -1114,7 +1171,8 @@ assert len(set(nodes)) == 8
 
 # %% [markdown]
 # After the sum all eight hold the same gradients. All eight make the same update of the same
-# weights, with the same averages of Adam. What a waste, one may think; lesson 08 does.
+# weights, with the same averages of Adam. Seven of eight copies of this work and memory are
+# superfluous. Lesson 08 takes them away.
 
 # %% [markdown]
 # ## Check yourself

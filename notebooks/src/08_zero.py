@@ -7,8 +7,8 @@
 # introduces:
 #   sharding: "Cutting a tensor among the ranks of a group, so that each keeps one part of it, its
 #     shard, and the whole is put together only where it is needed."
-#   ZeRO: "Data parallelism whose replicas shard what they would all hold alike: at stage 1 the
-#     optimizer's state, at stage 2 the gradients too, at stage 3 the weights too."
+#   ZeRO: "Data parallelism whose replicas shard what they would all hold alike: ZeRO-1 the
+#     optimizer's state, ZeRO-2 the gradients too, ZeRO-3 the weights too."
 # minutes: 40
 # seconds: 40
 # ---
@@ -19,8 +19,9 @@
 # Data parallelism makes training faster and no model smaller. Each of its replicas holds the whole
 # training state, and all of them hold the same.
 #
-# ZeRO stands for *zero redundancy optimizer* [S15]. It takes the copies away in three stages. We
-# build each stage in a few lines, then count what a rank still holds and what it has to send.
+# ZeRO stands for *zero redundancy optimizer* [S15]. It takes the copies away in three stages, which
+# we call ZeRO-1, ZeRO-2 and ZeRO-3. We build each in a few lines, then count what a rank still
+# holds and what it has to send.
 
 # %% [markdown]
 # ## Question
@@ -29,7 +30,7 @@
 # of Adam (lesson 04). After the sum of lesson 07 all of this is the same on all of them.
 #
 # **Which of the copies are needed, and what does it cost to do without them?** In this lesson the
-# replicas are the only ranks there are. So their number $d$ is also $n$, the number of ranks.
+# replicas are the only ranks there are, so $d$ is also the number of ranks.
 
 # %%
 import gc
@@ -64,24 +65,25 @@ bf16, fp64 = torch.bfloat16, torch.float64
 GB = 1e9
 
 # %% tags=["parameters"]
-ranks: int = 4  # n, replicas: 2, 4 or 8
+ranks: int = 4  # d, the replicas: 2, 4 or 8
 micro_batches: int = 3  # m, of each replica in a step
 
 # %% [markdown]
 # ## Predict
 #
-# Type your guess in place of `None`, then run the cell. $n$ is the number of `ranks` in the cell
+# Type your guess in place of `None`, then run the cell. $d$ is the number of `ranks` in the cell
 # above.
 #
-# 1. Between two micro-batches our package holds 18 bytes a parameter: 2 for the weight, 4 for the
-#    summed gradient, 12 for the optimizer. Stage 1 cuts the optimizer's part among the $n$ ranks.
-#    How many bytes a parameter does a rank hold then?
+# 1. Between two micro-batches our package holds 18 bytes a parameter (18, not the 20 of lesson 00:
+#    the last section explains): 2 for the weight, 4 for the summed gradient, 12 for the optimizer.
+#    ZeRO-1 cuts the optimizer's part among the $d$ ranks. How many bytes a parameter does a rank
+#    hold then?
 # 2. To do so it replaces the all-reduce of the gradients by a reduce-scatter, and adds an
 #    all-gather of the new weights. How many percent more numbers does a rank send than before?
-# 3. A layer multiplies by a matrix of 256 rows. At stage 3 each rank keeps $256/n$ of its rows. How
+# 3. A layer multiplies by a matrix of 256 rows. In ZeRO-3 each rank keeps $256/d$ of its rows. How
 #    many rows has the matrix by which a rank multiplies?
-# 4. Stage 2 gives gradients away after every micro-batch. MT-NLG's replicas take 240 micro-batches
-#    in a step. How many times as much would they send at stage 2 as at stage 1?
+# 4. ZeRO-2 gives gradients away after every micro-batch. Suppose that MT-NLG's replicas take 240
+#    micro-batches in a step. How many times as much would they send with ZeRO-2 as with ZeRO-1?
 
 # %%
 predict("bytes_a_parameter_at_stage_1", None)
@@ -92,7 +94,7 @@ predict("stage_2_sends_times_stage_1", None)
 # %% [markdown]
 # ## Trouble
 #
-# A small GPT in bfloat16 is trained by $n$ replicas, each on sequences of its own. After a step we
+# A small GPT in bfloat16 is trained by $d$ replicas, each on sequences of its own. After a step we
 # ask every rank for all that it holds, and compare, bit by bit.
 
 # %%
@@ -147,7 +149,7 @@ print(f"\nheld {ranks * together / 1e6:.1f} MB, of which different {together / 1
 # They have read different tokens and hold the same state, down to the last bit. One of them knows
 # all that all of them know.
 #
-# And there is work done $n$ times over: every rank computes the same update of the same weights.
+# And there is work done $d$ times over: every rank computes the same update of the same weights.
 
 # %% [markdown]
 # ## Idea
@@ -163,7 +165,7 @@ print(f"\nheld {ranks * together / 1e6:.1f} MB, of which different {together / 1
 # - **Weights** (2 bytes): by all ranks, in forward and backward. But not all at the same time: one
 #   layer after the other.
 #
-# So give each rank one $n$-th of the weights to look after. It alone updates them, and it alone
+# So give each rank one $d$-th of the weights to look after. It alone updates them, and it alone
 # keeps Adam's averages of them. Cutting a tensor like this is called **sharding**, and the part
 # that a rank keeps is its **shard**.
 #
@@ -192,16 +194,20 @@ assert gathered.tolist() == (weights - 0.1 * sum(gradients)).tolist() == [0.0, 1
 # %% [markdown]
 # ### Three stages
 #
-# - **Stage 1**: only the optimizer's state is cut.
-# - **Stage 2**: gradients too. A gradient is reduce-scattered as soon as backward has made it, and
+# - **ZeRO-1**: only the optimizer's state is cut.
+# - **ZeRO-2**: gradients too. A gradient is reduce-scattered as soon as backward has made it, and
 #   the rest of it is thrown away.
-# - **Stage 3**: weights too. Before a layer computes, its weights are gathered; after it, they are
+# - **ZeRO-3**: weights too. Before a layer computes, its weights are gathered; after it, they are
 #   thrown away. Backward gathers them a second time.
+#
+# PyTorch calls ZeRO-3 FSDP (`fully_shard`). With `reshard_after_forward=False` weights stay whole
+# from forward to backward; that is close to ZeRO-2.
 #
 # In the picture every bar is what one of four ranks holds, as wide as its bytes. What is filled is
 # held.
 
 # %%
+CALLED = ["replicas", "ZeRO-1", "ZeRO-2", "ZeRO-3"]  # by the number of the stage
 LOOK = {  # bytes a parameter
     "weights": (2, COLOURS["blue"], ""),
     "gradients": (4, COLOURS["orange"], "//"),
@@ -222,22 +228,22 @@ for stage, ax in enumerate(axes.flat):
             ax.add_patch(Rectangle(at, size * width, 0.76, label=label, **look))
             left += width
     each = bytes_held(1, 4, stage)
-    name = "replicas" if stage == 0 else f"stage {stage}"
-    ax.set_title(f"{name}: {each:g} bytes a parameter", fontsize=10.5)
+    ax.set_title(f"{CALLED[stage]}: {each:g} bytes a parameter", fontsize=10.5)
     ax.set(xlim=(-0.2, 18.2), ylim=(3.6, -0.6), xticks=[])
     ax.set_yticks(range(4), [f"rank {rank}" for rank in range(4)], fontsize=8)
     ax.tick_params(length=0)
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-fig.suptitle("Each stage leaves one copy of one thing more", x=0.05, ha="left", fontsize=12)
+title = "Each ZeRO stage cuts one more thing: optimizer, gradients, weights"
+fig.suptitle(title, x=0.05, ha="left", fontsize=12)
 fig.tight_layout(rect=(0, 0.05, 1, 1))
 fig.legend(loc="lower center", ncols=3, fontsize=9)
 figure(
     fig,
     alt="What each of four ranks holds, in bytes a parameter. Replicas: all 2 + 4 + 12 = 18 on "
-    "each rank. Stage 1: the optimizer's 12 are cut in four, 9 on each. Stage 2: gradients too, 6. "
-    "Stage 3: weights too, 4.5; no two ranks hold the same then.",
+    "each rank. ZeRO-1: the optimizer's 12 are cut in four, 9 on each. ZeRO-2: gradients too, 6. "
+    "ZeRO-3: weights too, 4.5; no two ranks hold the same then.",
 )
 assert [bytes_held(1, 4, stage) for stage in range(4)] == [18, 9, 6, 4.5]
 
@@ -247,18 +253,18 @@ assert [bytes_held(1, 4, stage) for stage in range(4)] == [18, 9, 6, 4.5]
 # Bytes of training state that a rank holds for each parameter:
 #
 # $$\underbrace{2 + 4 + 12}_{\text{replicas}} \qquad
-# \underbrace{2 + 4 + \frac{12}{n}}_{\text{stage 1}} \qquad
-# \underbrace{2 + \frac{4 + 12}{n}}_{\text{stage 2}} \qquad
-# \underbrace{\frac{2 + 4 + 12}{n}}_{\text{stage 3}}$$
+# \underbrace{2 + 4 + \frac{12}{d}}_{\text{ZeRO-1}} \qquad
+# \underbrace{2 + \frac{4 + 12}{d}}_{\text{ZeRO-2}} \qquad
+# \underbrace{\frac{2 + 4 + 12}{d}}_{\text{ZeRO-3}}$$
 #
-# Now what it sends. A reduce-scatter or an all-gather of $P$ numbers costs a rank $P(n-1)/n$
+# Now what it sends. A reduce-scatter or an all-gather of $P$ numbers costs a rank $P(d-1)/d$
 # numbers on a ring (lesson 06). Call this one *lap*. In a step of $m$ micro-batches:
 #
 # - replicas: one all-reduce, 2 laps;
-# - stage 1: one reduce-scatter and one all-gather, 2 laps;
-# - stage 2: a reduce-scatter for every micro-batch, since whole gradients are not kept, and one
+# - ZeRO-1: one reduce-scatter and one all-gather, 2 laps;
+# - ZeRO-2: a reduce-scatter for every micro-batch, since whole gradients are not kept, and one
 #   all-gather: $m + 1$ laps;
-# - stage 3: for every micro-batch two gathers and a reduce-scatter: $3m$ laps. The gather after
+# - ZeRO-3: for every micro-batch two gathers and a reduce-scatter: $3m$ laps. The gather after
 #   the update falls away: the next forward gathers anyway.
 
 # %% [markdown]
@@ -309,14 +315,14 @@ def alone():
 expected = alone()
 
 # %% [markdown]
-# **Stage 1.** `chunk(n)[rank]` is this rank's shard. It is a *view*: when Adam moves the shard, it
+# **ZeRO-1.** `chunk(d)[rank]` is this rank's shard. It is a *view*: when Adam moves the shard, it
 # moves those rows of the whole matrix. Adam is handed shards, so it makes averages for shards only.
 
 # %%
 def stage_1():
-    rank, n, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
+    rank, d, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
     weights = [W.requires_grad_() for W in matrices()]
-    shards = [W.detach().chunk(n)[rank] for W in weights]
+    shards = [W.detach().chunk(d)[rank] for W in weights]
     adam = torch.optim.Adam(shards, lr=0.01)
     with Recorder() as seen:
         for number in range(STEPS):
@@ -333,7 +339,7 @@ def stage_1():
 
 
 # %% [markdown]
-# **Stage 2.** A gradient hook (lesson 07) runs as soon as a matrix has its gradient. It gives the
+# **ZeRO-2.** A gradient hook (lesson 07) runs as soon as a matrix has its gradient. It gives the
 # gradient away and drops it. So at most one whole gradient is there at a time.
 
 # %%
@@ -345,9 +351,9 @@ def give_away(W, shard):
 
 
 def stage_2():
-    rank, n, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
+    rank, d, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
     weights = [W.requires_grad_() for W in matrices()]
-    shards = [W.detach().chunk(n)[rank] for W in weights]
+    shards = [W.detach().chunk(d)[rank] for W in weights]
     adam = torch.optim.Adam(shards, lr=0.01)
     for W, shard in zip(weights, shards, strict=True):
         W.register_post_accumulate_grad_hook(partial(give_away, shard=shard))
@@ -364,12 +370,12 @@ def stage_2():
 
 
 # %% [markdown]
-# **Stage 3.** Now the whole matrix must not even be kept for backward. Autograd would keep it among
+# **ZeRO-3.** Now the whole matrix must not even be kept for backward. Autograd would keep it among
 # the saved tensors. An `autograd.Function` (lesson 05) decides for itself: it keeps the shard, and
 # gathers again.
 
 # %%
-class GatheredLinear(torch.autograd.Function):
+class ShardedLinear(torch.autograd.Function):
     """x W^T for a W of which each rank keeps some rows."""
 
     @staticmethod
@@ -387,8 +393,8 @@ class GatheredLinear(torch.autograd.Function):
 
 
 def stage_3():
-    rank, n, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
-    shards = [W.chunk(n)[rank].clone().requires_grad_() for W in matrices()]
+    rank, d, everybody = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
+    shards = [W.chunk(d)[rank].clone().requires_grad_() for W in matrices()]
     adam = torch.optim.Adam(shards, lr=0.01)
     with Recorder() as seen:
         for number in range(STEPS):
@@ -396,7 +402,7 @@ def stage_3():
             for k in range(micro_batches):
                 x = rows(rank, number, k)
                 for shard in shards:
-                    x = torch.tanh(GatheredLinear.apply(x, shard))
+                    x = torch.tanh(ShardedLinear.apply(x, shard))
                 (x**2).sum().backward()
             adam.step()
     averages = sum(each["exp_avg"].numel() for each in adam.state.values())
@@ -405,7 +411,7 @@ def stage_3():
 
 # %% [markdown]
 # `W` is a local variable here. When `forward` returns, nobody holds the matrix any more, and its
-# memory is given back. For a few lines of Python that is the whole of stage 3.
+# memory is given back. For a few lines of Python that is the whole of ZeRO-3.
 #
 # What did the ranks send, and how many averages do they keep?
 
@@ -416,7 +422,7 @@ one_lap = numbers * (ranks - 1) / ranks
 for stage, of_ranks in results.items():
     _, averages, seen = of_ranks[0]
     laps = sum(call.wire_bytes for call in seen.calls) / 8 / STEPS / one_lap
-    print(f"stage {stage}: {averages / numbers:.3f} of the averages, {laps:g} laps a step")
+    print(f"{CALLED[stage]}: {averages / numbers:.3f} of the averages, {laps:g} laps a step")
     assert averages == numbers / ranks
     assert abs(laps - {1: 2, 2: micro_batches + 1, 3: 3 * micro_batches}[stage]) < 1e-9
 
@@ -434,12 +440,13 @@ for stage, of_ranks in results.items():
 #   to take the memory from under its tensors; autograd holds the same tensors, and finds them
 #   filled again when backward comes.
 #
-# The engines of real runs differ from it in two points. At stage 3 they gather the next block while
-# one computes; ours waits. And Megatron-Core, at stage 1, cuts whole buckets, wherever the cut may
+# The engines of real runs differ from it in two points. In ZeRO-3 they gather the next block while
+# one computes; ours waits. And Megatron-Core, in ZeRO-1, cuts whole buckets, wherever the cut may
 # fall. The bytes are the same. Our cut makes each shard some rows of one parameter, so it can be
 # saved and read back by name.
 #
-# Here is the gathering of one bucket:
+# Here is the gathering of one bucket. `flat`, all that was gathered, and the weights that are
+# copied out of it are there at the same time. So for a moment a bucket takes twice its size.
 
 # %%
 show(Zero._gather)
@@ -449,12 +456,12 @@ show(Zero._gather)
 #
 # ### "ZeRO-3 splits the computation"
 #
-# At stage 3 a rank keeps an $n$-th of each matrix. So it seems to do an $n$-th of each layer's
-# work, and $n$ ranks seem to work on a layer together. Let us look at the products themselves.
+# In ZeRO-3 a rank keeps a $d$-th of each matrix. So it seems to do a $d$-th of each layer's
+# work, and $d$ ranks seem to work on a layer together. Let us look at the products themselves.
 #
 # A `TorchDispatchMode` sees every operation of a rank (lesson 05). Ours writes down each product of
 # matrices and counts its FLOPs. We run one sequence through forward and backward: in one process,
-# on each rank at stage 3, and with *tensor* parallelism, which lesson 09 is about.
+# on each rank in ZeRO-3, and with *tensor* parallelism, which lesson 09 is about.
 
 # %%
 class Products(TorchDispatchMode):
@@ -514,18 +521,18 @@ measured(
 )
 
 # %% [markdown]
-# At stage 3 each rank multiplies by the whole matrices and does all the work of its sequence, the
+# In ZeRO-3 each rank multiplies by the whole matrices and does all the work of its sequence, the
 # same as one process. Tensor parallelism does what the belief says: its matrices are narrower, and
-# a rank has $1/n$ of the FLOPs.
+# a rank has $1/t$ of the FLOPs ($t$ ranks share a layer, lesson 09).
 #
 # **ZeRO cuts what is stored. The work is cut as in all data parallelism: by sequences.** What it
 # gains is room. Three things follow.
 #
-# - Without a sequence of its own a rank has nothing to do. So $n$ is at most the number of
+# - Without a sequence of its own a rank has nothing to do. So $d$ is at most the number of
 #   sequences in the batch.
-# - The largest layer must fit whole, if only for a moment.
-# - Activations are those of whole layers, at every stage. Recomputation (lesson 05) helps against
-#   them, these stages do not.
+# - The largest layer must fit whole, in the package twice, if only for a moment.
+# - Activations are those of whole layers, in all of ZeRO. Recomputation (lesson 05) helps against
+#   them, ZeRO does not.
 
 # %% [markdown]
 # ## Proof
@@ -539,7 +546,7 @@ for stage, of_ranks in results.items():
         for weights, *_ in of_ranks
         for W, right in zip(weights, expected, strict=True)
     )
-    print(f"stage {stage} by hand: weights after {STEPS} steps differ by {far:.0e}")
+    print(f"{CALLED[stage]} by hand: weights after {STEPS} steps differ by {far:.0e}")
     assert far < 1e-12
 moved = max((a - b).abs().max().item() for a, b in zip(expected, matrices(), strict=True))
 print(f"(and they moved by {moved:.2f})")
@@ -577,7 +584,7 @@ def gpt_with_zero():
         for number in range(STEPS):
             parts = [batch(100 * number + k, dist.get_rank()) for k in range(micro_batches)]
             step(model, optimizer, parts, lr=1e-3, seed=1, number=number)
-        with optimizer.replicas.gathered():  # at stage 3 there is nothing to see without
+        with optimizer.replicas.gathered():  # in ZeRO-3 there is nothing to see without
             yield [p.detach().clone() for p in model.parameters()]
 
 
@@ -592,16 +599,15 @@ for stage in range(4):
         for of_rank in of_ranks
         for a, b in zip(of_rank[stage], right, strict=True)
     )
-    print(f"stage {stage}: weights of {ranks} ranks after {STEPS} steps differ by {far:.0e}")
+    print(f"{CALLED[stage]}: weights of {ranks} ranks after {STEPS} steps differ by {far:.0e}")
     assert far < 1e-10
 
 # %% [markdown]
 # ### A proof that can fail
 #
-# Is such a comparison able to notice anything? `mutant(name)` switches a bug on in the ranks of its
-# block. This one comes from a belief that sounds sensible: "at stage 1 all ranks have whole
-# weights, so after the update nothing has to be gathered". And `verify` proves a layout as we just
-# did, in three steps of SGD and of Adam.
+# Is such a comparison able to notice anything? We ask `mutant` and `verify` (lesson 07). The bug
+# comes from a belief that sounds sensible: "in ZeRO-1 all ranks have whole weights, so after the
+# update nothing has to be gathered".
 
 # %%
 tiny = ["model.layers=2", "model.hidden=64", f"parallel.dp={ranks}", "parallel.zero=1"]
@@ -670,7 +676,7 @@ def held(stage):
 bytes_of = {stage: run(held, ranks, stage) for stage in range(4)}
 print(f"bytes a parameter on each of {ranks} ranks, counted")
 names = list(bytes_of[0][0][1])
-print(f"{'':22}" + "".join(f"{f'stage {stage}':>10}" for stage in range(4)))
+print(f"{'':22}" + "".join(f"{name:>10}" for name in CALLED))
 for kind in names:
     print(f"{kind:22}" + "".join(f"{bytes_of[s][0][1][kind] / P:>10.2f}" for s in range(4)))
 print(f"{'all tensors alive':22}" + "".join(f"{bytes_of[s][0][0] / P:>10.2f}" for s in range(4)))
@@ -690,7 +696,7 @@ measured(
 # %% [markdown]
 # ### Bytes held for a moment
 #
-# The formula of stage 3 leaves something out: the block that is at work. So we also watch the
+# The formula of ZeRO-3 leaves something out: the block that is at work. So we also watch the
 # weights at every operation of a forward and a backward pass.
 
 # %%
@@ -730,30 +736,36 @@ assert min(lines[3][0]) == 2 * P / ranks and set(lines[2][0]) == {2 * P}
 fig, ax = plt.subplots(figsize=(7, 3.2))
 for stage, look in ((2, dict(ls="--")), (3, dict(ls="-"))):
     line = np.array(lines[stage][0]) / (2 * P)
-    ax.plot(np.linspace(0, 1, len(line)), line, marker="", label=f"stage {stage}", **look)
+    ax.plot(np.linspace(0, 1, len(line)), line, marker="", label=CALLED[stage], **look)
 ends = lines[3][1] / len(lines[3][0])
-ax.axvline(ends, color="black", ls=":", marker="", lw=1.2, label="forward ends (stage 3)")
+ax.axvline(ends, color="black", ls=":", marker="", lw=1.2, label="forward ends (ZeRO-3)")
 ax.axhline(1 / ranks, color="black", lw=0.8, marker="", label=f"1 / {ranks}")
 ax.set(xlabel="share of the operations of a pass", ylabel="share of the weights held")
 ax.set(ylim=(0, 1.1), xlim=(0, 1))
-ax.set_title("At stage 3 weights come and go, block by block")
+ax.set_title("In ZeRO-3 weights come and go, block by block")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 figure(
     fig,
-    alt="Share of the weights that a rank holds during forward and backward. Stage 2: all of them, "
-    f"always. Stage 3: between 1/{ranks} and {highest / 2 / P:.2f}: its own shards, what belongs "
+    alt="Share of the weights that a rank holds during forward and backward. ZeRO-2: all of them, "
+    f"always. ZeRO-3: between 1/{ranks} and {highest / 2 / P:.2f}: its own shards, what belongs "
     f"to no block, and one of {small.layers} blocks at a time, in forward and again in backward.",
 )
 
 # %% [markdown]
+# The stairs are the parameters of a block, filled one after the other.
+#
 # On top of its shards a rank holds one block, and whatever belongs to no block. That is mainly the
 # embedding, which is needed at both ends of a pass. In a small model this is a large share. With a
 # hundred layers a block is one percent.
 #
+# The figure counts weights only. While a block is being filled, the flat tensor that was gathered
+# is there too. So at the highest point a rank holds *two* blocks: the weights and what they are
+# copied from.
+#
 # ### Numbers sent
 #
 # The `Recorder` counts every call of a rank in one whole step. The first table is in *laps*,
-# $P(n-1)/n$ numbers each. Calls of a single number are left out: they sum the tokens, the loss and
+# $P(d-1)/d$ numbers each. Calls of a single number are left out: they sum the tokens, the loss and
 # the norm.
 
 # %%
@@ -771,7 +783,7 @@ def sent(stage, m):
 one_lap = P * (ranks - 1) / ranks
 traffic = {}
 print(f"laps of each of {ranks} ranks, counted (and by the formula)")
-print(f"{'m':>3}" + "".join(f"{f'stage {stage}':>14}" for stage in range(4)))
+print(f"{'m':>3}" + "".join(f"{name:>14}" for name in CALLED))
 for m in sorted({1, micro_batches}):
     traffic[m] = run(lambda m: [sent(stage, m) for stage in range(4)], ranks, m)[0]
     formula = [elements_sent(P, ranks, stage, m) / one_lap for stage in range(4)]
@@ -794,13 +806,16 @@ measured(
 assert abs(stage_1_bytes / replica_bytes - 0.75) < 1e-12
 
 # %% [markdown]
-# In bytes stage 1 even sends a quarter *less*. The second half of an all-reduce carries sums in 4
-# bytes. The all-gather of stage 1 carries new weights in 2.
+# In bytes ZeRO-1 even sends a quarter *less*. The second half of an all-reduce carries sums in 4
+# bytes. The all-gather of ZeRO-1 carries new weights in 2.
 #
-# So stage 1 costs nothing. With one micro-batch stage 2 costs nothing either, and stage 3 sends
-# half as many numbers again; in bytes it is level with plain replicas. With many micro-batches both
-# cost a lot, since they send in every one of them. They are of use where accumulation is not
-# needed: on many ranks with few sequences each.
+# So in bytes ZeRO-1 costs nothing. But its gather comes after the update, when no backward is left
+# to hide it. Megatron-Core hides it in the next forward pass (`overlap-param-gather`).
+#
+# With one micro-batch ZeRO-2 sends no more either, and ZeRO-3 half as many numbers again; in bytes
+# it is level with plain replicas. With many micro-batches both send a lot, since they send in every
+# one of them. They are of use where accumulation is not needed: on many ranks with few sequences
+# each.
 #
 # ### The example of the paper
 #
@@ -819,20 +834,21 @@ counts = np.array([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])
 fig, ax = plt.subplots(figsize=(7, 3.6))
 for stage in range(4):
     sizes = [bytes_held(psi, n, stage, gradient=2) / GB for n in counts]
-    ax.plot(counts, sizes, label="replicas" if stage == 0 else f"stage {stage}")
+    ax.plot(counts, sizes, label=CALLED[stage])
     ax.annotate(f"{paper[stage]:.1f}", (64, paper[stage]), (4, 5), textcoords="offset points",
                 fontsize=9)  # fmt: skip
 ax.axvline(64, color="black", ls=":", lw=1, marker="")
-ax.set(xscale="log", yscale="log", xlabel="ranks n", ylabel="GB on each rank")
+ax.set(xscale="log", yscale="log", xlabel="replicas d", ylabel="GB on each rank")
 ax.set_xticks([1, 4, 16, 64, 256, 1024], ["1", "4", "16", "64", "256", "1024"])
 ax.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
-ax.set_title("Stages 1 and 2 reach a floor, stage 3 does not")
+ax.set_title("ZeRO-1 and ZeRO-2 reach a floor, ZeRO-3 does not")
 ax.legend(loc="lower left")
 figure(
     fig,
-    alt="GB of training state on each rank for 7.5 billion parameters at 16 bytes, against ranks, "
-    "both logarithmic. Replicas: 120 always. At 64 ranks stage 1 has 31.4, stage 2 16.6, stage 3 "
-    "1.9. Beyond that stage 1 stays near 30 and stage 2 near 15; stage 3 goes on falling.",
+    alt="GB of training state on each rank for 7.5 billion parameters at 16 bytes, against "
+    "replicas, both logarithmic. Plain copies: 120 always. With 64 of them ZeRO-1 has 31.4, "
+    "ZeRO-2 16.6, ZeRO-3 1.9. Beyond that ZeRO-1 stays near 30 and ZeRO-2 near 15; ZeRO-3 goes on "
+    "falling.",
 )
 
 # %% [markdown]
@@ -841,18 +857,16 @@ figure(
 # ### 20, 18 and 16 bytes
 #
 # MT-NLG's paper counts 20 bytes a parameter [S3, sec. 2.1.1], the ZeRO paper 16 [S15, sec. 3.1],
-# and we have just counted 18. None of them is wrong. They do not have the same copies, or do not
-# look at the same moment.
+# and we have just counted 18. None of them is wrong. They do not have the same copies.
 
 # %%
 def in_backward():
-    """{kind: bytes a parameter} of plain replicas, counted when a backward pass has just ended."""
+    """{kind: bytes a parameter} of plain replicas after a backward pass whose hooks do nothing."""
     model, optimizer = replica(0)
     r = dist.get_rank()
     step(model, optimizer, [batch(0, r)], lr=1e-3, seed=1, number=0)
     optimizer.zero()
-    optimizer.replicas.begin(last=False)
-    model.loss(batch(1, r)).backward()  # and no accumulate() yet
+    model.loss(batch(1, r)).backward()  # without begin(): gradients stay as backward makes them
     fresh = storage_bytes([p.grad for p in model.parameters()])
     found = {kind: storage_bytes(tensors) for kind, tensors in kinds(model, optimizer).items()}
     return {kind: size / P for kind, size in (found | {"fresh": fresh}).items()}
@@ -868,7 +882,7 @@ table = {  # kind: (in words, MT-NLG's paper, the ZeRO paper)
     "Adam, mean of squares": ("Adam, mean of their squares", 4, 4),
 }
 now = run(in_backward, ranks)[0]
-print(f"{'bytes a parameter':36}{'MT-NLG':>8}{'ZeRO':>8}{'we, between':>13}{'we, backward':>14}")
+print(f"{'bytes a parameter':36}{'MT-NLG':>8}{'ZeRO':>8}{'we':>13}{'we, no hooks':>14}")
 for kind, (words, mtnlg, zero) in table.items():
     print(f"{words:36}{mtnlg:>8}{zero:>8}{ours[kind]:>13.0f}{now[kind]:>14.0f}")
 sums = [sum(row[i] for row in table.values()) for i in (1, 2)]
@@ -879,20 +893,20 @@ assert sums == [20, 16, 18, 20]
 # %% [markdown]
 # The ZeRO paper has no fp32 sum of the gradients: it was written with fp16 in mind, and keeps
 # gradients in 2 bytes. bfloat16 has too few digits to add up in (lesson 04). So Megatron sums in
-# fp32 [S10], and MT-NLG's paper counts both gradients. We free the 16-bit gradients after every
-# backward pass and hold 18; while backward runs, plain replicas hold 20 as well.
+# fp32 [S10], and MT-NLG's paper counts both gradients. Our hooks add each 16-bit gradient to its
+# sum and free it at once, so we hold 18, and while backward runs one gradient more. Without the
+# hooks, as the last column shows, there are 20 when a backward pass ends.
 #
 # ### Which stage did MT-NLG use?
 #
 # We do not know. The paper describes ZeRO as a way to make data parallelism lighter [S3,
 # sec. 2.1.2], but neither it nor the two announcements [S1, S2] say that a stage was switched on.
-# Later models of the run assume none, stage 1 or stage 3. DeepSpeed's first combination of the
-# three kinds of parallelism, in 2020, had stage 1 [S16].
+# People who later simulated this run assume none, ZeRO-1 or ZeRO-3. DeepSpeed's first combination
+# of the three kinds of parallelism, in 2020, had ZeRO-1 [S16].
 #
 # It fits without. A replica of MT-NLG spans 280 GPUs (lessons 09 and 11 cut it), so the state is
-# less than half of a GPU's 80 GB, a little more on the first and the last stage (lesson 05). And
-# $d = 8$ GPUs hold the same 280th. What would each stage of ZeRO make of it, in bytes and on the
-# wire?
+# less than half of a GPU's 80 GB, a little more on the first and the last pipeline stage (lesson
+# 05). And $d = 8$ GPUs hold the same 280th. What would ZeRO make of it, in bytes and on the wire?
 
 # %% tags=["predict"]
 mt = preset("mtnlg-530b").model
@@ -906,7 +920,7 @@ for stage in range(4):
     seconds = (4 * (times - gathers) + 2 * gathers) * share * (d - 1) / d / wire_rate
     rows_of_table.append((memory / GB, times, seconds))
     sending = f"{times:4.0f} laps, {seconds:6.2f} s of sending"
-    print(f"stage {stage}: {memory / GB:5.1f} GB held, {sending}")
+    print(f"{CALLED[stage]:8}: {memory / GB:5.1f} GB held, {sending}")
 assert [round(row[0], 1) for row in rows_of_table] == [37.8, 18.0, 8.0, 4.7]
 assert rows_of_table[0][0] < 80 / 2
 assert [round(row[1]) for row in rows_of_table] == [2, 2, 241, 720]
@@ -919,12 +933,11 @@ measured(
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.5), sharey=True)
-names = ["replicas", "stage 1", "stage 2", "stage 3"]
 memory, _, seconds = (np.array(column) for column in zip(*rows_of_table, strict=True))
-bars = axes[0].barh(names, memory, color=COLOURS["blue"])
+bars = axes[0].barh(CALLED, memory, color=COLOURS["blue"])
 axes[0].bar_label(bars, [f"{x:.1f}" for x in memory], padding=3, fontsize=9)
 axes[0].set(xlabel="GB of state on each GPU, of 80", xlim=(0, 48))
-bars = axes[1].barh(names, seconds, color=COLOURS["orange"], hatch="//", edgecolor="white")
+bars = axes[1].barh(CALLED, seconds, color=COLOURS["orange"], hatch="//", edgecolor="white")
 axes[1].bar_label(bars, [f"{x:.1f}" for x in seconds], padding=3, fontsize=9)
 axes[1].axvline(iteration, color="black", ls=":", marker="", label="one iteration, 60.1 s")
 axes[1].set(xlabel="seconds of sending in a step", xlim=(0, 155))
@@ -932,15 +945,15 @@ axes[1].legend(fontsize=9, loc="upper right")
 axes[0].invert_yaxis()
 for ax in axes:
     ax.grid(axis="y", visible=False)
-title = "For MT-NLG stage 1 would be free, stages 2 and 3 would fill the wire"
+title = "For MT-NLG ZeRO-1 would send no more, ZeRO-2 and 3 would fill the wire"
 fig.suptitle(title, x=0.02, ha="left", fontsize=12)
 fig.tight_layout()
 figure(
     fig,
     alt="Computed for one GPU of MT-NLG with 8 replicas. State held: "
-    + ", ".join(f"{name} {x:.1f} GB" for name, x in zip(names, memory, strict=True))
+    + ", ".join(f"{name} {x:.1f} GB" for name, x in zip(CALLED, memory, strict=True))
     + ". Seconds of sending in a step of 240 micro-batches at 25 GB/s: "
-    + ", ".join(f"{name} {x:.1f}" for name, x in zip(names, seconds, strict=True))
+    + ", ".join(f"{name} {x:.1f}" for name, x in zip(CALLED, seconds, strict=True))
     + ". One iteration took 60.1 s.",
 )
 
@@ -948,14 +961,16 @@ figure(
 # (Derived. The eight replicas sit on different nodes, so they send over InfiniBand at 25 GB/s for
 # each GPU. That 240 micro-batches are one sequence each is not stated by the paper.)
 #
-# Stage 1 would have halved the state and sent less. Stages 2 and 3 would have sent for longer than
-# an iteration took. Accumulation over many micro-batches, which keeps a pipeline busy (lesson 11),
-# and ZeRO 2 or 3 do not go together. So our package refuses stages 2 and 3 with a pipeline.
+# ZeRO-1 would have halved the state and sent less. ZeRO-2 and ZeRO-3 would have sent for longer
+# than an iteration took. Accumulation over many micro-batches keeps a pipeline busy (lesson 11),
+# and ZeRO-2 or ZeRO-3 do not go with it at full savings. FSDP can skip the reduction between
+# micro-batches or keep weights gathered, at the price of the memory. Our package refuses both with
+# a pipeline, and so does DeepSpeed.
 #
-# ### Why not stage 3 alone?
+# ### Why not ZeRO-3 alone?
 #
-# On 2240 ranks stage 3 would cut the 10.6 TB of state into small pieces, without slices and stages.
-# Why did anybody bother with those?
+# On 2240 GPUs ZeRO-3 would cut the 10.6 TB of state into small pieces, without slices of layers and
+# pipeline stages. Why did anybody bother with those?
 
 # %%
 n = 2240
@@ -968,13 +983,18 @@ print(f"one layer whole, 16 bits       {2 * layer / GB:6.1f} GB")
 print(f"inputs of all layers, 1 seq.   {activations:6.1f} GB (lesson 05)")
 print(f"sequences in the batch         {1920:6}    for {n} GPUs")
 print(f"sent by each GPU in a step     {to_send / 1e12:6.1f} TB")
-print(f"                               {to_send / wire_rate:6.1f} s at 25 GB/s")
-assert 1920 < n and to_send / wire_rate > 2 * iteration and state < 5
+print(f"  in one ring                  {to_send / wire_rate:6.1f} s at 25 GB/s")
+print(f"  a ring for each adapter      {to_send / 8 / wire_rate:6.1f} s at 25 GB/s")
+assert n - 1920 == 320 and state < 5
 
 # %% [markdown]
-# It would fit. But 320 of the GPUs would have no sequence to work on, and the rest would wait for
-# the wire: almost three minutes of sending, for what took one minute in all. At stage 3 the
-# *weights* travel, and a batch cannot hide that if each GPU has a single sequence to compute on.
+# It would fit. And on the wire it would be the sum of lesson 07 over again: by chance the same 8
+# bytes a parameter as for those copies, almost three minutes in one ring and an eighth of that with
+# a ring for each adapter. (In one ring a node sends by one of its eight adapters.)
+#
+# But two things hold for any wire. 1920 sequences are fewer than 2240 GPUs: 320 would idle, and
+# each of the others would have one sequence to compute on, between one gather of a layer and the
+# next. And a layer of 10.1 GB is whole at a time, twice that while it is copied.
 #
 # For models of this size the computation itself has to be cut. That begins in lesson 09.
 #
@@ -983,11 +1003,11 @@ assert 1920 < n and to_send / wire_rate > 2 * iteration and state < 5
 # %%
 mine = my_rank()
 place, group = MTNLG.place(mine), MTNLG.group(mine, "dp")
-print(f"rank {mine} holds slice {place.tp} of stage {place.pp}, and so do ranks {group}")
+print(f"rank {mine} holds slice {place.tp} of pipeline stage {place.pp}, and so do ranks {group}")
 slice_rows = 4 * mt.hidden // MTNLG.tp  # of mlp.up, [4h, h]: lesson 09 cuts it by rows
 each = slice_rows // MTNLG.dp
 print(f"of mlp.up in each of its layers it has {slice_rows} rows of {mt.hidden} numbers;")
-print(f"at stage 1 it would update rows {place.dp * each} to {(place.dp + 1) * each - 1} of these,")
+print(f"in ZeRO-1 it would update rows {place.dp * each} to {(place.dp + 1) * each - 1} of these,")
 print(f"and keep Adam's averages for {each / slice_rows:.3f} of them")
 assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp for i in range(8)}
 
@@ -1005,7 +1025,7 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 #
 # </details>
 #
-# 2. Gradients are clipped by their norm. At stage 1 each rank computes the norm of the shards that
+# 2. Gradients are clipped by their norm. In ZeRO-1 each rank computes the norm of the shards that
 #    it has. What is missing, and what would go wrong?
 #
 # <details><summary>Answer</summary>
@@ -1016,18 +1036,18 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 #
 # </details>
 #
-# 3. You double the number of ranks from 64 to 128. How much room does that give at stage 1, 2 and
-#    3, at 18 bytes?
+# 3. You double the number of replicas from 64 to 128. How much room does that give with ZeRO-1, 2
+#    and 3, at 18 bytes?
 #
 # <details><summary>Answer</summary>
 #
-# Stage 1: from 6.19 to 6.09 bytes a parameter; stage 2: from 2.25 to 2.125; stage 3: from 0.28 to
-# 0.14. Where the floor is reached, only the next stage helps.
+# ZeRO-1: from 6.19 to 6.09 bytes a parameter; ZeRO-2: from 2.25 to 2.125; ZeRO-3: from 0.28 to
+# 0.14. Where the floor is reached, only the next of them helps.
 #
 # </details>
 #
-# 4. With full recomputation a block's forward runs again in backward. Is that one more gather at
-#    stage 3?
+# 4. With full recomputation a block's forward runs again in backward. Is that one more gather in
+#    ZeRO-3?
 #
 # <details><summary>Answer</summary>
 #
@@ -1036,12 +1056,12 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 #
 # </details>
 #
-# 5. Why can't stage 2 keep its gradients whole until the last micro-batch, and send once like stage
-#    1?
+# 5. Why can't ZeRO-2 keep its gradients whole until the last micro-batch, and send once like
+#    ZeRO-1?
 #
 # <details><summary>Answer</summary>
 #
-# It could; then it would be stage 1. What stage 2 saves is just the memory of whole gradients, and
+# It could; then it would be ZeRO-1. What ZeRO-2 saves is just the memory of whole gradients, and
 # the price is to give them away before they have a chance to add up.
 #
 # </details>
@@ -1049,5 +1069,5 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 # %% [markdown]
 # ## Exercises
 #
-# Write stage 1 for parameters whose rows do not divide, so that no rank keeps a number of Adam's
+# Write ZeRO-1 for parameters whose rows do not divide, so that no rank keeps a number of Adam's
 # state that another one keeps, and none sends more than an all-reduce would.

@@ -66,7 +66,9 @@ print(f"at 20 bytes each: {20 * layer_parameters / 1e9:.1f} GB")
 assert 20 * layer_parameters > 80e9
 
 # %% [markdown]
-# One layer is already too much. Giving each GPU fewer layers can't help: a layer has to be shared.
+# One layer is already too much. ZeRO could spread this state. But each GPU would still compute whole
+# layers, each on a sequence of its own, and a batch of 1920 sequences is too few for 2240 GPUs
+# (lesson 08). So we cut the computation.
 #
 # **How can several GPUs share one layer, and how often must they talk while they do?** A layer is
 # a matter of milliseconds. Whoever waits for others in each of them waits all the time.
@@ -89,12 +91,13 @@ vocab: int = 1024  # V
 # 2. One of the functions that we build does nothing at all in forward. We leave it out. What do we
 #    get?
 # 3. With $t = 4$ each rank has a quarter of every matrix. How many percent of what a whole layer
-#    keeps for backward (lesson 05) does it keep?
+#    keeps for backward (lesson 05) does it keep? Sizes as in the cell above, 16 bits, dropout 0.1,
+#    attention weights written out.
 # 4. The logits are cut too: each rank has those of its part of the vocabulary. How many numbers a
 #    token must a rank hand to the others, so that all of them know the loss?
 # 5. One stage of MT-NLG is 3 layers, shared by 8 GPUs of one node. For one micro-batch it computes
-#    101 ms at the peak rate, and its sums take 9 ms. How many ms would the sums take if the 8 GPUs
-#    were in 8 different nodes?
+#    101 ms at the peak rate. Its sums take 9 ms over NVLink, at 300 GB/s. How many ms would they
+#    take if the 8 GPUs were in 8 different nodes, with 25 GB/s for each GPU (lesson 06)?
 
 # %%
 predict("all_reduces_of_a_layer", None)
@@ -330,7 +333,7 @@ print("rank 0:", to_x[0].tolist(), " rank 1:", to_x[1].tolist(), " sum:", sum(to
 assert sum(to_x).tolist() == leaf.grad.tolist() == [[-6, 30]]
 
 # %% [markdown]
-# So a piece that is cut has two ends. The first paper about Megatron calls them [S24, fig. 3]
+# So a piece that is cut has two ends. Megatron's first paper names them [S24]:
 #
 # - **f**, where $X$ enters: nothing in forward, an all-reduce in backward;
 # - **g**, where $Y$ leaves: an all-reduce in forward, nothing in backward.
@@ -391,7 +394,7 @@ figure(
 # sums a tensor of $s \times b \times h$ numbers. On a ring a rank sends $2(t-1)/t$ of a tensor for
 # an all-reduce (lesson 06), so for one layer and one micro-batch
 #
-# $$4 \cdot 2\,\frac{t-1}{t}\,sbh = 8\,sbh\,\frac{t-1}{t} \text{ numbers [S12, sec. 3.2]}.$$
+# $$4 \cdot 2\,\frac{t-1}{t}\,sbh = 8\,sbh\,\frac{t-1}{t} \text{ numbers [S12]}.$$
 #
 # With full recomputation the forward pass runs twice, and there are six.
 #
@@ -412,6 +415,9 @@ figure(
 # A real loss first subtracts the largest logit, so that no exponential overflows. To agree on it
 # takes one number more. The gradient of a logit is its probability, less 1 for the token that came.
 # Each rank has all it takes to compute that for its own logits.
+#
+# So two all-reduces are enough: the largest logit first, then both numbers in one call. Megatron
+# makes three, one for each number.
 
 # %%
 z = torch.tensor([1.0, 2, 3, 4]).log()
@@ -566,8 +572,8 @@ measured(
 # rank sends down only its own summand.
 #
 # Would one notice in training? We train the package's GPT on one small batch, with its f and
-# without. `mutant(name)` switches a known bug on in the package, for the ranks that are started
-# inside the block. This is the bug:
+# without. As in lesson 07, `mutant(name)` switches a known bug on, in the ranks of its block. This
+# is the bug:
 
 # %%
 ids = torch.randint(vocab, (micro_batch, seq + 1), generator=torch.Generator().manual_seed(5))
@@ -688,55 +694,45 @@ for t, count in counts.items():
     assert count == (12 * hidden**2 + 7 * hidden) / t + 6 * hidden
 
 # %% [markdown]
-# Now what a layer keeps for backward. We count the saved tensors of one rank, with the same hooks
-# and under the same conditions as in lesson 05: 16 bits, dropout 0.1, attention weights written
-# out. Their unit is $sbh$ bytes.
+# Now what a layer keeps for backward. We count the saved tensors of one rank with the hooks of
+# lesson 05: 16 bits, dropout 0.1, attention weights written out.
 
 # %%
-def saved(call, module):
-    """Bytes of each storage that autograd puts aside in call(), weights left out (lesson 05)."""
+def bytes_saved(call, module):
+    """Bytes of all storages that autograd puts aside in call(), weights left out (lesson 05)."""
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     found = {}
 
     def pack(x):
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found.setdefault(storage.data_ptr(), storage)
+        found[x.untyped_storage().data_ptr()] = x
         return x
 
     with saved_tensors_hooks(pack, lambda x: x):
         output = call()
     del output
-    return [storage.nbytes() for storage in found.values()]
+    return sum(x.untyped_storage().nbytes() for at, x in found.items() if at not in weights)
 
 
 def kept(t):
-    """What one layer keeps on this rank, storage by storage, in units of sbh bytes: all, and
-    with full recomputation."""
+    """What one layer keeps on this rank in units of sbh bytes: all, and with full recomputation."""
     config = config_of(dropout=0.1, attention="readable")
     block = GPT(config, mesh_of(t), dtype=torch.bfloat16).blocks[0]
     x = normal(seq, micro_batch, hidden).to(device(), torch.bfloat16).requires_grad_()
     draw = Draw(seed=1, step=0, micro_batch=0)
     ways = (lambda: block(x, draw)), (lambda: recomputed(block, x, draw))
-    return [[size / x.numel() for size in saved(way, block)] for way in ways]
+    return [bytes_saved(way, block) / x.numel() for way in ways]
 
-
-found = {t: run(kept, t, t)[0] for t in SLICES}
-storages = list(zip(*(found[t][0] for t in SLICES), strict=True))
-whole_on_each = [sizes for sizes in storages if len(set(sizes)) == 1]
-cut = [sizes for sizes in storages if sizes not in whole_on_each]
-assert all(t * size == sizes[0] for sizes in cut for t, size in zip(SLICES, sizes, strict=True))
-print(f"{len(storages)} storages: {len(whole_on_each)} as large at every t, {len(cut)} fall by t")
 
 # %% tags=["predict"]
-stay = sum(sizes[0] for sizes in whole_on_each)
-totals = {t: sum(found[t][0]) for t in SLICES}
-full = {t: sum(found[t][1]) for t in SLICES}
+found = {t: run(kept, t, t)[0] for t in SLICES}
+totals, full = ({t: both[i] for t, both in found.items()} for i in (0, 1))
 print(f"{'in units of sbh bytes':26}" + "".join(f"{f't = {t}':>8}" for t in SLICES))
-print(f"{'whole on every rank':26}" + "".join(f"{stay:8.2f}" for t in SLICES))
-print(f"{'cut':26}" + "".join(f"{totals[t] - stay:8.2f}" for t in SLICES))
-print(f"{'together':26}" + "".join(f"{totals[t]:8.2f}" for t in SLICES))
+print(f"{'kept by one rank':26}" + "".join(f"{totals[t]:8.2f}" for t in SLICES))
+print(f"{'if all fell by t':26}" + "".join(f"{totals[1] / t:8.2f}" for t in SLICES))
 print(f"{'with full recomputation':26}" + "".join(f"{full[t]:8.2f}" for t in SLICES))
+stay = 2 * totals[2] - totals[1]  # x in x + y = totals[1] and x + y / 2 = totals[2]
+print(f"\n{stay:.2f} of it stay at every t, {totals[1] - stay:.2f} are divided by t")
+assert abs(totals[4] - (stay + (totals[1] - stay) / 4)) < 1e-9 and stay > 10
 assert set(full.values()) == {2.0}
 measured(
     "percent_kept_at_four",
@@ -745,40 +741,15 @@ measured(
     tell="What is whole on every rank does not fall.",
 )
 
-# %%
-fig, ax = plt.subplots(figsize=(7, 2.6))
-for row, t in enumerate(SLICES):
-    ax.barh(row, stay, color=COLOURS["black"])
-    ax.barh(row, totals[t] - stay, left=stay, color=COLOURS["sky"], hatch="//", edgecolor="white")
-    ax.plot([totals[1] / t] * 2, [row - 0.45, row + 0.45], color=COLOURS["red"], marker="", ls="-")
-    ax.text(totals[t] + 1.5, row, f"{totals[t]:.2f}", va="center", fontsize=10)
-handles = [
-    Patch(color=COLOURS["black"], label="whole on every rank"),
-    Patch(fc=COLOURS["sky"], hatch="//", ec="white", label="cut"),
-    plt.Line2D([], [], color=COLOURS["red"], marker="", ls="-", label="if all fell by t"),
-]
-ax.legend(handles=handles, loc="lower right")
-ax.set_yticks(range(len(SLICES)), [f"t = {t}" for t in SLICES])
-ax.invert_yaxis()
-ax.grid(axis="y", visible=False)
-ax.set(xlabel="kept for backward by one rank, in units of $sbh$ bytes", xlim=(0, totals[1] * 1.1))
-ax.set_title("What is whole on every rank does not fall")
-figure(
-    fig,
-    alt="Bytes that a rank keeps of one layer, in units of sbh: "
-    + ", ".join(f"{totals[t]:.2f} at t = {t}" for t in SLICES)
-    + f". Of these {stay:.2f} are whole on every rank and the same at each t. If all fell by t, "
-    f"{totals[1] / 4:.2f} would be left at t = 4.",
-)
-
 # %% [markdown]
-# Nearly all that stays lies outside the cut parts, on the way from g to the next f: what the
-# LayerNorms and the first matrices are given, and the dropout masks of what is added to the stream.
-# (The rest is the causal mask.) Each rank has all of it. The more slices, the more it weighs.
+# Nearly all that stays lies outside the cut parts, on the way from g to the next f. (The rest is
+# the causal mask and LayerNorm's two numbers a token.) Each rank has all of it, and the more slices,
+# the more it weighs.
 #
-# The last line of the table is the sharpest case. **With full recomputation nothing falls.** The
-# input of the layer is all that is kept, and every rank keeps it whole. MT-NLG recomputed in full,
-# so each of its eight slices kept the same numbers.
+# The line of full recomputation is the sharpest case. **Nothing falls.** The input of the layer is
+# all that is kept, and every rank keeps it whole. MT-NLG recomputed in full, so each of its eight
+# slices kept the same numbers, unless it partitioned them: Megatron and DeepSpeed both can, and
+# whether it did is not published.
 #
 # Lesson 10 finds out which tensors these are, one by one, and cuts them too.
 
@@ -789,7 +760,8 @@ figure(
 #
 # The package has the two cuts as modules. A matrix is kept as outputs $\times$ inputs there, as
 # everywhere in PyTorch: the columns of $A$ are the *rows* of `weight`. The names come from the
-# papers, which write $XA$.
+# papers, which write $XA$. (PyTorch's own names: `ColwiseParallel`, `RowwiseParallel`, and
+# `loss_parallel` for the loss.)
 
 # %%
 show(tensor.ColumnParallel)
@@ -825,15 +797,42 @@ for middle in (gelu, look_back):
     assert far < 1e-12
 
 # %% [markdown]
-# ### A whole model
+# ### Any layout, by one command
 #
-# Now the package's GPT on all ranks: embedding, layers, loss. It is compared with the page of
-# lesson 01, written once more below: one process, whole matrices, PyTorch's own loss. The page
-# shares no code with the package.
+# Embedding, layers and loss together: `verify` (lesson 07) compares a whole model on ranks with one
+# process. Here on a `nano` of two layers, first as it is, then with a bug in it. In a terminal it
+# is `minimtnlg verify nano parallel.tp=2`.
+
+# %%
+nano = configure("nano", ["model.layers=2", "model.seq=32", f"parallel.tp={min(ranks, 8)}"])
+bugs = [None, "f_without_all_reduce", "g_summed_backward_too", "row_bias_added_by_every_rank"]
+kinds = ("loss", "gradient", "sgd", "adam")
+print(f"{'bug':30}" + "".join(f"{kind:>10}" for kind in kinds) + "   gradients right")
+for name in bugs:
+    with mutant(name) if name else contextlib.nullcontext():
+        result = verify(nano)
+    differences = "".join(f"{result['max_abs_diff'][kind]:10.0e}" for kind in kinds)
+    right = sum(far < 1e-10 for far in result["gradients"].values())
+    print(f"{name or 'none':30}{differences}{right:>8} of {len(result['gradients'])}")
+    assert equal(result) == (name is None)
+
+# %% [markdown]
+# Without f not one gradient of the model is right: the logits are a cut part as well, and
+# everything lies below them. That the loss is off too is a matter of the three steps. A wrong
+# gradient in the first makes a wrong loss in the second.
+#
+# The last two bugs are asked about in *Check yourself*.
+
+# %% [markdown] tags=["deeper"]
+# ### Deeper: a whole model
+#
+# `verify` takes the package's layers on both sides. Here the package's GPT on ranks is compared with
+# the page of lesson 01, written once more: one process, whole matrices, PyTorch's own loss. The
+# page shares no code with the package.
 #
 # Fresh biases are zero, and many errors do not show on zeros. So we shift every weight a little.
 
-# %%
+# %% tags=["deeper"]
 small = config_of(layers=2)
 whole = {
     name: p.detach() + 0.1 * normal(*p.shape, seed=i)
@@ -895,34 +894,6 @@ assert max(far.values()) < 1e-11
 assert all(apart(loss, in_one.detach()) < 1e-12 for loss, _ in results)
 
 # %% [markdown]
-# ### Any layout, by one command
-#
-# The package can prove this for any layout on your machine: `minimtnlg verify nano parallel.tp=2`
-# in a terminal. It takes three steps with the layout and with one process, by SGD and by Adam, in
-# float64, and reports the largest differences. Here on a `nano` of two layers, first as it is, then
-# with a bug in it.
-
-# %%
-nano = configure("nano", ["model.layers=2", "model.seq=32", f"parallel.tp={min(ranks, 8)}"])
-bugs = [None, "f_without_all_reduce", "g_summed_backward_too", "row_bias_added_by_every_rank"]
-kinds = ("loss", "gradient", "sgd", "adam")
-print(f"{'bug':30}" + "".join(f"{kind:>10}" for kind in kinds) + "   gradients right")
-for name in bugs:
-    with mutant(name) if name else contextlib.nullcontext():
-        result = verify(nano)
-    differences = "".join(f"{result['max_abs_diff'][kind]:10.0e}" for kind in kinds)
-    right = sum(far < 1e-10 for far in result["gradients"].values())
-    print(f"{name or 'none':30}{differences}{right:>8} of {len(result['gradients'])}")
-    assert equal(result) == (name is None)
-
-# %% [markdown]
-# Without f not one gradient of the model is right: the logits are a cut part as well, and
-# everything lies below them. That the loss is off too is a matter of the three steps. A wrong
-# gradient in the first makes a wrong loss in the second.
-#
-# The last two bugs are asked about in *Check yourself*.
-
-# %% [markdown]
 # ## Cost
 #
 # ### Calls and bytes
@@ -969,7 +940,7 @@ measured(
 #
 # Does sharing pay? The arithmetic of a layer grows with $h^2$, its sums with $h$. So the wider, the
 # better. We time forward and backward of one layer in fp32 on one rank and on two, and four sums
-# alone. Each rank has a core to itself; the fastest of seven rounds counts.
+# alone. Each rank has a core to itself, if nothing else runs; the fastest of seven rounds counts.
 
 # %%
 widths = [64, 128, 256, 512, 1024]
@@ -1022,10 +993,17 @@ ax.axhline(1, color="black", ls=":", lw=1.2, marker="", label="no gain")
 ax.set_xscale("log", base=2)
 ax.set_xticks(widths, widths)
 ax.set(
-    xlabel="width h of the layer", ylabel="time on one rank / on two", ylim=(0, max(2.3, *gains))
+    xlabel="width h of the layer",
+    ylabel="time on one rank / on two",
+    ylim=(0, 1.1 * max(2.1, *gains)),
 )
-pays = gains[-1] > max(1, gains[0])
-ax.set_title("Sharing pays in wide layers" if pays else "No clear gain: was the machine busy?")
+if gains[0] < 1 < gains[-1]:
+    finding = "Sharing pays in wide layers, not in narrow ones"
+elif max(1, gains[0]) < gains[-1]:
+    finding = "Sharing pays more in wide layers than in narrow ones"
+else:
+    finding = "No gain from width here: was the machine busy?"
+ax.set_title(finding)
 ax.legend(loc="lower right")
 figure(
     fig,
@@ -1035,16 +1013,18 @@ figure(
 )
 
 # %% [markdown]
-# A point below the dotted line is a layer that got slower by being shared. On a quiet machine the
-# points rise with the width. Whatever else computes on these cores moves them, and widely.
+# A point below the dotted line is a layer that got slower by being shared. A point above the dashed
+# line is no error: half a matrix may fit into a core's cache where the whole one does not, and then
+# two cores are more than twice as fast. And whatever else computes on these cores moves single
+# points, widely.
 #
-# Now as a formula, for the forward pass on a machine that computes $P$ FLOP/s and sends $\beta$
+# Now as a formula, for the forward pass on a machine that computes $F$ FLOP/s and sends $\beta$
 # bytes a second. A layer has $12h^2$ weights in its matrices, and each takes 2 FLOPs for every
 # token: $24\,sbh^2$, a $t$-th of them on each rank. The two sums send $4\,sbh\,(t-1)/t$ numbers of
 # 2 bytes. Divide the one time by the other:
 #
-# $$\frac{\text{sums}}{\text{arithmetic}} = \frac{8\,sbh\,(t-1)/t\,/\,\beta}{24\,sbh^2/t\,/\,P} =
-# \frac{(t-1)\,P}{3\,h\,\beta}.$$
+# $$\frac{\text{sums}}{\text{arithmetic}} = \frac{8\,sbh\,(t-1)/t\,/\,\beta}{24\,sbh^2/t\,/\,F} =
+# \frac{(t-1)\,F}{3\,h\,\beta}.$$
 #
 # (The attention core's share of the FLOPs is left out.) Neither $s$ nor $b$ is left in it: larger
 # batches do not help. A wide layer does, and a fast link.
@@ -1103,8 +1083,9 @@ measured(
 # 0.65 for NVLink and 0.9 for InfiniBand.
 #
 # Could the sums hide behind arithmetic, like those of lesson 07? In forward the very next operation
-# needs the result. In backward there is something to do meanwhile, though not enough: while the
-# gradient of $X$ is summed, that of $A$ can be computed.
+# needs the result. Without cutting the product into chunks, as newer programs do
+# (`tp-comm-overlap` in Megatron), nothing can be hidden there. In backward there is something to do
+# meanwhile, though not enough: while the gradient of $X$ is summed, that of $A$ can be computed.
 #
 # Why not more slices, then, with the links of whole nodes together? When $t$ is a multiple of 8,
 # each GPU can first add up inside its node, then exchange an eighth of the tensor with its partners
@@ -1163,8 +1144,7 @@ print(f"{18 * wire_bytes('all_reduce', tensor_bytes, 8) / 1e9:.2f} GB; a stage h
 # %% [markdown]
 # This was also measured: a model of 162 billion parameters on 64 GPUs, with every mix of slices and
 # stages, was fastest with 8 slices, the size of a node [S12, Fig. 13]. So MT-NLG has 8 slices,
-# each tensor group in one node, and stages between nodes [S3, sec. 2.2]. Lesson 11 builds the
-# stages.
+# each tensor group in one node, and stages between nodes [S3, sec. 2.2].
 #
 # ### Your rank
 #
@@ -1194,8 +1174,9 @@ print(f"and {copied / 1e6:.2f} million that its group holds {t} times")
 print(f"input of a layer, kept for backward: {tensor_bytes / 1e6:.0f} MB, the same on all {t}")
 
 # %% [markdown]
-# Copies of weights are nothing to speak of. Copies of activations are: each of the eight GPUs of a
-# group keeps the same input of each layer, for every micro-batch that it has under way.
+# Copies of weights are nothing to speak of. Copies of activations are: if they were not partitioned,
+# each of the eight GPUs of a group kept the same input of each layer, for every micro-batch that it
+# had under way. Lesson 10 cuts these copies.
 
 # %% [markdown]
 # ## Check yourself
