@@ -651,8 +651,12 @@ figure(
 # masks. Ours takes the eight sequences at once, in float64. The package's takes them in every cut,
 # and in two coarser formats as well.
 #
-# Two things in its code wait. `Draw` names the random numbers of dropout (lesson 05); here there is
-# no dropout. `loss_scale` is 1, except in float16 (first deeper part).
+# Read `forward` and `backward` in the middle; much of the rest waits. The same lines also train on
+# thousands of GPUs, and `mesh`, `schedule` and the sums over ranks belong to lessons 06 to 12. In
+# one process a sum over all ranks is what this one has, and `carry_out` calls `forward` and
+# `backward` for one micro-batch after the other. `optimizer.accumulate` adds gradients up in 32
+# bits. `Draw` names the random numbers of dropout (lesson 05); here there is no dropout.
+# `loss_scale` is 1, except in float16 (first deeper part).
 
 # %%
 show(step)
