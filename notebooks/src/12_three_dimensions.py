@@ -251,7 +251,7 @@ for column, order in enumerate((USUAL, REVERSED)):
         on_nodes(layout, axis, gpus_per_node, order, axes[row, column], title=lines[-1])
 for ax in axes.flat:
     ax.title.set_fontsize(10)
-fig.suptitle("The same layout in two placements: who leaves the node?", x=0.02, ha="left")
+fig.suptitle("The same layout in two placements: who leaves the node?", x=0.02, y=1.04, ha="left")
 fig.tight_layout(rect=(0, 0.05, 1, 0.95))
 for ax, head in zip(axes[0], (f"{in_words(USUAL)} (MT-NLG)", in_words(REVERSED)), strict=True):
     fig.text(ax.get_position().x0, 0.92, head, weight="bold")

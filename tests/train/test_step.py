@@ -5,7 +5,9 @@ import torch
 from reference import Batch, Draws, adam, train
 
 from minimtnlg.config import Model, Optim
+from minimtnlg.errors import InputError
 from minimtnlg.model import GPT
+from minimtnlg.parallel.schedules import OneFOneB
 from minimtnlg.train.optimizer import Optimizer
 from minimtnlg.train.step import evaluate, step
 
@@ -192,3 +194,40 @@ def test_step_holds_no_state_of_its_own():
         two = step(*mixed, micro_batches(), lr=LR, seed=1, number=number)
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("zero", range(4))
+def test_an_interrupted_step_leaves_nothing(zero):
+    """As by Ctrl-C in a cell, in the middle of a backward pass; then the cell is run again."""
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    def built():
+        model, plain = build()
+        return model, Optimizer(model, plain.optim, zero=zero)
+
+    model, optimizer = built()
+    handle = model.blocks[0].mlp.up.weight.register_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        step(model, optimizer, micro_batches(), lr=LR, seed=SEED, number=NUMBER)
+    handle.remove()
+    again, fresh = (
+        (step(*pair, micro_batches(), lr=LR, seed=SEED, number=NUMBER), pair[1].replicas.owned)
+        for pair in ((model, optimizer), built())
+    )
+    assert again[0] == fresh[0]
+    assert all(torch.equal(a, b) for a, b in zip(again[1], fresh[1], strict=True))
+
+
+def test_a_schedule_of_other_chunks_than_the_model_is_refused():
+    model = GPT(Model(**CONFIG), virtual=2)
+    optimizer = Optimizer(model, Optim(**OPTIM))
+    for call in (
+        lambda schedule: step(
+            model, optimizer, micro_batches()[:1], lr=LR, seed=1, number=1, schedule=schedule
+        ),
+        lambda schedule: evaluate(model, micro_batches()[:1], schedule),
+    ):
+        with pytest.raises(InputError, match="1 chunks a stage for a model of 2"):
+            call(OneFOneB(pp=1, m=1))

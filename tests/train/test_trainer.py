@@ -238,6 +238,53 @@ def test_the_number_of_ranks_decides_the_replicas(config, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "0"},
+        {"RANK": "0", "WORLD_SIZE": "abc", "MASTER_ADDR": "localhost"},
+        {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
+        {"RANK": "0", "WORLD_SIZE": "0", "MASTER_ADDR": "localhost"},
+        {"RANK": "0", "WORLD_SIZE": "2"},
+    ],
+)
+def test_half_an_environment_of_a_launcher(config, tmp_path, monkeypatch, environment):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="a launcher such as torchrun sets all three"):
+        train(config, tmp_path / "run", progress=False)
+
+
+def test_ranks_are_not_asked_for_twice(config, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="--ranks 4: a launcher has started 2; leave it out"):
+        train(config, tmp_path / "run", progress=False, ranks=4)
+
+
+def test_a_folder_that_can_not_be_made_is_one_line(config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    two = dataclasses.replace(config, parallel=Parallel(dp=2))
+    with pytest.raises(RankError) as error:
+        train(two, tmp_path / "file" / "run", progress=False)
+    assert error.value.type == "InputError"
+    assert error.value.message.startswith("can't write the run into")
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(config, tmp_path):
+    """The only step diverges: its own loss is still that of the initial weights."""
+    wild = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, lr=1e30, warmup_tokens=0, clip=0),
+        train=dataclasses.replace(config.train, tokens=0, steps=1),
+    )
+    with pytest.raises(InputError, match="step 1: loss is nan, the run has diverged"):
+        train(wild, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "latest").exists()
+
+
 def test_a_layout_that_diverges_ends_in_one_line(config, tmp_path):
     wild = dataclasses.replace(
         config,
