@@ -99,6 +99,7 @@ class Replicas:
         self.owned = self.parameters
         self.gradients = [bucket.whole_in(self._sums[b], i) for b, bucket, i in self._each()]
         self._views = dict(zip(self.owned, self.gradients, strict=True))
+        self._expect_all()
 
     def _prepare(self, buckets, group):
         self.buckets, self.group = buckets, group
@@ -118,11 +119,11 @@ class Replicas:
 
     def zero(self):
         """Start a step: all sums are zero, and every bucket is still to leave."""
+        self._expect_all()
         for parameter, gradient in zip(self.owned, self.gradients, strict=True):
             gradient.zero_()
             # Where the weights have the format of the sums, autograd adds into the bucket itself.
             parameter.grad = gradient if parameter.dtype == self.dtype else None
-        self._expect_all()
 
     def begin(self, last):
         """Before a backward pass; last: whether it is the last of the step for its parameters."""
@@ -154,7 +155,7 @@ class Replicas:
 
     def _expect_all(self):
         self.sending = None
-        while self._under_way:  # of a step that was interrupted
+        while self._under_way:  # of a step that was interrupted; it still writes into the sums
             self._under_way.popleft()[-1].wait()
         self._to_leave = deque(range(len(self.buckets)))
         for bucket in self.buckets:

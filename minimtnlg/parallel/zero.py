@@ -60,6 +60,7 @@ class Zero(Replicas):
         self._expect_all()
 
     def zero(self):
+        self._expect_all()
         for gradients in self._sums if self.stage == 1 else self._received:
             gradients.zero_()
         for parameter in self.parameters:
@@ -69,7 +70,6 @@ class Zero(Replicas):
         if self.stage == 3:
             self._backward = False
             self._free_all()
-        self._expect_all()
 
     def begin(self, last):
         self.sending = last or self.stage > 1
