@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import Layer, fill
 from torch import nn
 
 from minimtnlg import run
@@ -17,16 +18,6 @@ from minimtnlg.parallel.replicas import BUCKET_BYTES, Bucket, Replicas, in_bucke
 from minimtnlg.parallel.zero import elements_sent
 
 WIDTHS = (6, 5, 7, 1, 8)  # no two layers alike; some that no number of ranks divides
-
-
-class Layer(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
-
-    def forward(self, x, with_bias=True):
-        return torch.tanh(x @ self.weight.T + (self.bias if with_bias else 0))
 
 
 class Net(nn.Module):
@@ -38,11 +29,7 @@ class Net(nn.Module):
         self.layers = nn.ModuleList(map(Layer, widths[:-1], widths[1:]))
         self.unused = nn.Parameter(torch.empty(3))
         self.frozen = nn.Parameter(torch.empty(widths[-1]), requires_grad=False)
-        self.to(dtype)
-        g = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            for p in self.parameters():
-                p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64))
+        fill(self, dtype)
 
     def forward(self, x, without=()):
         for i, layer in enumerate(self.layers):

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import Layer, fill
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,16 +34,6 @@ WIDTHS = (6, 5, 7, 1, 2, 8)  # no number of ranks divides all: the last shards a
 RATE = 0.1
 
 
-class Layer(nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
-
-    def forward(self, x, with_bias=True):
-        return torch.tanh(x @ self.weight.T + (self.bias if with_bias else 0))
-
-
 class Net(nn.Module):
     """Layers, and weights of the net itself: one used before and after them, one not at all."""
 
@@ -52,11 +43,7 @@ class Net(nn.Module):
         self.layers = nn.ModuleList(map(Layer, WIDTHS[:-1], WIDTHS[1:]))
         self.unused = nn.Parameter(torch.empty(3))
         self.frozen = nn.Parameter(torch.empty(WIDTHS[-1]), requires_grad=False)
-        self.to(dtype)
-        g = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            for p in self.parameters():
-                p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64))
+        fill(self, dtype)
 
     def forward(self, x, without=()):
         x = x + self.tied.mean(1)
