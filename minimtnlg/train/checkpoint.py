@@ -17,17 +17,21 @@ from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
 from minimtnlg.parallel.collectives import rank, size
-from minimtnlg.parallel.tensor import split_dimensions
 
 
-def save_weights(model, run, step):
+def save_weights(engine, run, step):
     """Write RUN/checkpoints/step-N/model.safetensors, then let RUN/latest name it.
 
-    Every rank takes part; the file holds the whole model and is written by rank 0.
+    Every rank takes part; the file holds the whole model and is written by rank 0. engine: see
+    mini.py.
     """
-    state = whole_state(model)
-    if state is None:
-        return
+    state = whole_state(engine.state(), engine.dimensions, engine.mesh)
+    if state is not None:
+        save_state(state, run, step)
+
+
+def save_state(state, run, step):
+    """`save_weights` of a whole state, {name: tensor}, by one process."""
     folder = Path(run) / "checkpoints" / f"step-{step}"
     with appearing(folder / "model.safetensors") as path:
         save_file(state, path)
@@ -35,16 +39,16 @@ def save_weights(model, run, step):
         path.write_text(folder.name)
 
 
-def whole_state(model):
-    """{name: whole tensor, on the CPU} on rank 0, in the order of the layers; None on other ranks.
+def whole_state(state, dimensions, mesh):
+    """{name: whole tensor} on rank 0, in the order of the layers; None on the other ranks.
 
-    Every rank takes part; at ZeRO 3 inside `replicas.gathered()`. Slices are put together on the
+    state: {name: tensor on the CPU} of what this rank has; dimensions: {name: dimension along which
+    tensor parallelism cuts it, or None}. Every rank takes part. Slices are put together on the
     first tensor rank of each stage, stages on the first.
     """
-    dimensions, mesh = split_dimensions(model), model.mesh
     if mesh.place.dp > 0:  # the first replica has all
         return None
-    slices = _gathered({name: x.cpu() for name, x in model.state_dict().items()}, mesh.tp)
+    slices = _gathered(state, mesh.tp)
     if slices is None:
         return None
     stage = dict(slices[0])

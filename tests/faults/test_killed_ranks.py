@@ -12,20 +12,20 @@ from minimtnlg.model.gpt import GPT
 from minimtnlg.parallel import pipeline
 from minimtnlg.parallel.replicas import Replicas
 from minimtnlg.ranks import RankError, run
-from minimtnlg.train import checkpoint, trainer
+from minimtnlg.train import checkpoint, mini, trainer
 from minimtnlg.train.optimizer import Optimizer
 
 VICTIM = 5  # of eight: the last stage's, second replica's second slice
 
 # phase -> (what holds the function, its name, at which of its calls on the victim)
 PHASES = {
-    "start": (trainer, "_refuse_other_weights", 1),
+    "start": (mini, "refuse_other_weights", 1),
     "forward": (GPT, "stage", 3),
     "exchange": (pipeline._Links, "exchange", 4),
     "backward": (Replicas, "begin", 3),
     "gradient reduction": (Replicas, "_leave", 2),
     "update": (Optimizer, "step", 2),
-    "evaluation": (trainer, "evaluate", 1),
+    "evaluation": (mini, "evaluate", 1),
     "saving": (checkpoint, "whole_state", 1),
 }
 
@@ -58,7 +58,7 @@ def die_in(phase, config, out):
         return original(*args, **kwargs)
 
     setattr(holder, name, deadly)
-    trainer._rank(config, out, progress=False)
+    trainer._rank(config, out, False, mini.Mini)
 
 
 @pytest.mark.parametrize("phase", PHASES)

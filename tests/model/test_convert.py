@@ -6,7 +6,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from minimtnlg.config import Model
 from minimtnlg.model import GPT
-from minimtnlg.model.convert import from_gpt2, gpt2_name, to_gpt2
+from minimtnlg.model.convert import (
+    from_gpt2,
+    from_megatron_name,
+    gpt2_name,
+    megatron_name,
+    to_gpt2,
+)
 
 
 def gpt2(config):
@@ -31,6 +37,24 @@ def gpt2(config):
 def test_names():
     assert gpt2_name("blocks.3.mlp.up.weight") == "transformer.h.3.mlp.c_fc.weight"
     assert gpt2_name("norm.bias") == "transformer.ln_f.bias"
+
+
+def test_megatron_names(tiny):
+    """What megatron-core 0.16.1 calls the parameters of a GPTModel of local layers."""
+    ours = GPT(tiny(layers=2)).state_dict()
+    block = (
+        "input_layernorm", "self_attention.linear_qkv", "self_attention.linear_proj",
+        "pre_mlp_layernorm", "mlp.linear_fc1", "mlp.linear_fc2",
+    )  # fmt: skip
+    modules = [f"decoder.layers.{layer}.{inner}" for layer in (0, 1) for inner in block]
+    theirs = {"embedding.word_embeddings.weight", "embedding.position_embeddings.weight"} | {
+        f"{module}.{kind}"
+        for module in [*modules, "decoder.final_layernorm"]
+        for kind in ("weight", "bias")
+    }
+    assert {megatron_name(name) for name in ours} == theirs
+    assert [from_megatron_name(megatron_name(name)) for name in ours] == list(ours)
+    assert megatron_name("blocks.13.mlp.up.bias") == "decoder.layers.13.mlp.linear_fc1.bias"
 
 
 def test_there_and_back(tiny, scramble):

@@ -10,7 +10,8 @@ from minimtnlg.errors import InputError
 from minimtnlg.model import GPT
 from minimtnlg.parallel.layout import Layout
 from minimtnlg.parallel.mesh import Mesh
-from minimtnlg.train.trainer import _refuse_other_weights
+from minimtnlg.parallel.tensor import split_dimensions
+from minimtnlg.train.start import refuse_other_weights
 
 CONFIG = Model(layers=2, hidden=16, heads=2, seq=8, vocab=32)
 
@@ -27,7 +28,7 @@ def program(axis, names):
             with torch.no_grad():
                 model.get_parameter(name).view(-1)[-1] += 0.01
         try:
-            _refuse_other_weights(model)
+            refuse_other_weights(model.state_dict(), split_dimensions(model), mesh)
             told.append("")
         except InputError as error:
             told.append(str(error))

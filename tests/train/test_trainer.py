@@ -10,10 +10,12 @@ import torch
 from minimtnlg.config import Parallel, load, save, sized
 from minimtnlg.data.prepare import prepare
 from minimtnlg.errors import InputError
+from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.ranks import RankError
 from minimtnlg.train.checkpoint import load_run
+from minimtnlg.train.mini import Mini, draw_data
 from minimtnlg.train.precision import LossScale
-from minimtnlg.train.trainer import draw_data, open_corpus, train, validate
+from minimtnlg.train.trainer import open_corpus, train, validate
 
 SMALL = [
     "model.layers=2", "model.hidden=32", "model.heads=2", "model.seq=32", "model.vocab=1024",
@@ -81,7 +83,9 @@ def test_the_folder_gives_the_model_back(run, config):
     found, model = load_run(out)
     assert found == sized(config)
     _, valid = draw_data(config, open_corpus(config))
-    assert validate(config, model, valid) == result["valid_loss"]
+    engine = Mini(found, Mesh())
+    engine.model.load_state_dict(model.state_dict())
+    assert validate(found, engine, valid) == result["valid_loss"]
     assert (out / "tokenizer.json").is_file()
     assert not list(out.rglob("*.partial"))
 
@@ -238,39 +242,13 @@ def test_the_number_of_ranks_decides_the_replicas(config, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"RANK": "0"},
-        {"RANK": "0", "WORLD_SIZE": "abc", "MASTER_ADDR": "localhost"},
-        {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
-        {"RANK": "0", "WORLD_SIZE": "0", "MASTER_ADDR": "localhost"},
-        {"RANK": "0", "WORLD_SIZE": "2"},
-    ],
-)
-def test_half_an_environment_of_a_launcher(config, tmp_path, monkeypatch, environment):
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="a launcher such as torchrun sets all three"):
-        train(config, tmp_path / "run", progress=False)
-
-
-def test_ranks_are_not_asked_for_twice(config, tmp_path, monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="--ranks 4: a launcher has started 2; leave it out"):
-        train(config, tmp_path / "run", progress=False, ranks=4)
-
-
 def test_a_folder_that_can_not_be_made_is_one_line(config, tmp_path):
     (tmp_path / "file").write_text("mine")
     two = dataclasses.replace(config, parallel=Parallel(dp=2))
     with pytest.raises(RankError) as error:
         train(two, tmp_path / "file" / "run", progress=False)
     assert error.value.type == "InputError"
-    assert error.value.message.startswith("can't write the run into")
+    assert error.value.message.startswith("rank 0: can't write the run into")
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run(config, tmp_path):

@@ -1,0 +1,333 @@
+"""Megatron-Core trains the same run: its model, schedules, data parallelism, optimizer and reader.
+
+What is ours here is translation alone: a Config into its configurations, our weights into its
+names, our micro-batches into its iterator. On GPUs nothing of it is changed. On a CPU its calls run
+inside `cpu_as_cuda`, which changes torch, never Megatron.
+
+parallel.zero=1 is its distributed optimizer. Its loss is summed over tokens and its gradients are
+divided by their number (calculate_per_token_loss), so masks may be uneven.
+"""
+
+import contextlib
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+
+from minimtnlg.device import DTYPES, device
+from minimtnlg.engines.cpu_as_cuda import cpu_as_cuda
+from minimtnlg.engines.megatron_data import read
+from minimtnlg.errors import InputError
+from minimtnlg.model.convert import from_megatron_name
+from minimtnlg.model.gpt import EPS
+from minimtnlg.model.init import draw
+from minimtnlg.parallel.collectives import all_reduce, broadcast, size
+from minimtnlg.parallel.tensor import cut
+from minimtnlg.train.mini import Mini
+from minimtnlg.train.start import refuse_other_weights
+
+
+def on_device(function):
+    """`function` with "cuda" meaning the process's device; where that is a GPU, nothing changes."""
+
+    @functools.wraps(function)
+    def inside(*args, **kwargs):
+        with contextlib.nullcontext() if device().type == "cuda" else cpu_as_cuda():
+            return function(*args, **kwargs)
+
+    return inside
+
+
+class Megatron:
+    """One rank of a run by Megatron-Core; see train/mini.py for what the methods promise.
+
+    Megatron keeps its process groups in global variables: a process has one Megatron at a time, and
+    a new one takes the place of the last.
+    """
+
+    packages = (*Mini.packages, "megatron-core")
+
+    @on_device
+    def __init__(self, config, mesh):
+        self.refuse(config)
+        self.config, self.mesh = config, mesh
+        _take_over_groups(config)
+        self.settings = settings(config)
+        self.chunks = gpt_chunks(config, self.settings)
+        self.parameters = _named(self.chunks)
+        self.dimensions = {
+            name: p.partition_dim if p.tensor_model_parallel else None
+            for name, p in self.parameters.items()
+        }
+        self._initialize()
+        refuse_other_weights(self.parameters, self.dimensions, mesh)
+        self._wrap()
+
+    @staticmethod
+    def refuse(config):
+        """InputError for what Megatron-Core can't do, or this adapter doesn't ask it for."""
+        p, layers = config.parallel, config.model.layers
+        sentences = {
+            f"train.dtype={config.train.dtype}: choose float32 or bfloat16":
+                config.train.dtype not in ("float32", "bfloat16"),
+            "parallel.schedule=gpipe: choose 1f1b or interleaved":
+                p.schedule == "gpipe" and p.pp > 1,
+            f"parallel.zero={p.zero}: choose 0, or 1 for its distributed optimizer": p.zero > 1,
+            f"parallel.pp={p.pp} stages of unequal size: choose a divisor of "
+            f"model.layers={layers}": layers % p.pp > 0,
+        }  # fmt: skip
+        for sentence, broken in sentences.items():
+            if broken:
+                raise InputError(f"--engine megatron has no {sentence}")
+
+    @on_device
+    def draw(self, corpus):
+        """(train, valid), read by Megatron's own data sets; ours have the same samples."""
+        return read(self.config, corpus)
+
+    @on_device
+    def step(self, micro_batches, lr, number):
+        """One optimizer step; returns floats, the same on every rank."""
+        for model in self.models:
+            model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        loss = self._passes(micro_batches, forward_only=False)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr  # what its OptimizerParamScheduler does at every step
+            group["weight_decay"] = self.config.optim.weight_decay * group["wd_mult"]
+        _, norm, _ = self.optimizer.step()
+        return loss, float(norm)
+
+    @torch.no_grad()
+    @on_device
+    def evaluate(self, micro_batches):
+        """Mean cross-entropy (nats per token, float), without dropout."""
+        for model in self.models:
+            model.eval()
+        loss = self._passes(micro_batches, forward_only=True)
+        for model in self.models:
+            model.train()
+        return loss
+
+    def state(self):
+        """{our name: copy on the CPU} of this rank's parameters."""
+        return {name: torch.clone(p.detach()).cpu() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def _initialize(self):
+        for name, parameter in self.parameters.items():
+            shape, dimension = list(parameter.shape), self.dimensions[name]
+            if dimension is not None:
+                shape[dimension] *= size(self.mesh.tp)
+            whole = draw(name, shape, self.config.model, self.config.train.seed)
+            parameter.copy_(cut(whole, dimension, self.mesh.tp))
+
+    def _wrap(self):
+        """The chunks inside Megatron's data parallelism, and its optimizer for them."""
+        optim, zero = self.config.optim, self.config.parallel.zero == 1
+        modules = self.chunks
+        if self.settings.bf16:
+            modules = [Float16Module(self.settings, chunk) for chunk in modules]
+        replicas = DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, overlap_grad_reduce=True, use_distributed_optimizer=zero
+        )
+        self.models = [
+            DistributedDataParallel(self.settings, replicas, module, disable_bucketing=chunk > 0)
+            for chunk, module in enumerate(modules)
+        ]
+        self.optimizer = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=optim.lr,
+                weight_decay=optim.weight_decay,
+                adam_beta1=optim.beta1,
+                adam_beta2=optim.beta2,
+                adam_eps=optim.eps,
+                clip_grad=optim.clip or math.inf,  # by 0 it would not even take the norm
+                bf16=self.settings.bf16,
+                params_dtype=self.settings.params_dtype,
+                use_distributed_optimizer=zero,
+            ),
+            self.models,
+            use_gloo_process_groups=False,
+        )
+        self.settings.finalize_model_grads_func = finalize_model_grads
+        self.settings.grad_scale_func = self.optimizer.scale_loss
+        syncs = [model.no_sync for model in self.models]
+        self.settings.no_sync_func = syncs if len(syncs) > 1 else syncs[0]
+
+    def _passes(self, micro_batches, forward_only):
+        """All passes of one step by Megatron's schedule; the mean loss of the global batch."""
+        b, s = micro_batches[0].tokens.shape
+        iterators = [iter(micro_batches) for _ in self.models]  # each chunk goes through them
+        told = get_forward_backward_func()(
+            forward_step_func=self._forward,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self.models if len(self.models) > 1 else self.models[0],
+            num_microbatches=len(micro_batches),
+            seq_length=s,
+            micro_batch_size=b,
+            forward_only=forward_only,
+        )
+        return self._mean(told)
+
+    @staticmethod
+    def _forward(iterator, model):
+        """One micro-batch through one chunk, in the form that Megatron's schedules call."""
+        batch = next(iterator)
+        tokens, labels = batch.tokens, batch.labels
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        # no mask of attention: its kind, causal, is part of the layer
+        output = model(tokens, positions, None, labels=labels)
+
+        def loss(each):  # [b, s] in nats
+            total, count = (each * batch.mask).sum(), batch.mask.sum()
+            return total, count.int(), torch.stack([total.detach(), count])
+
+        return output, loss
+
+    def _mean(self, told):
+        """The mean loss, known to the last stage, as a float on every rank."""
+        zero = torch.zeros(2, device=device())
+        total, count = all_reduce(torch.stack([zero, *told]).sum(0), self.mesh.dp)
+        loss = total / count.clamp(min=1)
+        return broadcast(loss, size(self.mesh.pp) - 1, self.mesh.pp).item()
+
+
+class _LayerNorm(torch.nn.LayerNorm):
+    """A LayerNorm as Megatron's layers want it; its own, without Apex, has no sequence parallelism.
+
+    The mark tells finalize_model_grads to sum the gradients over the tensor group.
+    """
+
+    def __init__(self, config, hidden_size, eps=EPS):
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        for parameter in self.parameters():
+            parameter.sequence_parallel = config.sequence_parallel
+
+
+class _SDPA(torch.nn.Module):
+    """PyTorch's fused attention in the place of Megatron's formula: model.attention=sdpa."""
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__()
+        self.dropout = config.attention_dropout
+
+    def forward(self, query, key, value, *args, **kwargs):
+        """query, key, value: [s, b, a/t, h/a] -> [s, b, h/t]."""
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        p = self.dropout if self.training else 0.0
+        fork = tensor_parallel.get_cuda_rng_tracker().fork if p else contextlib.nullcontext
+        with fork():  # heads of other ranks draw other masks
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        return y.permute(2, 0, 1, 3).flatten(2)
+
+
+def _take_over_groups(config):
+    p = config.parallel
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        p.tp, p.pp, p.virtual if p.virtual > 1 else None, create_gloo_process_groups=False
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(config.train.seed, force_reset_rng=True)
+
+
+def settings(config):
+    """Megatron's TransformerConfig for a Config.
+
+    On a GPU the fusions that PyTorch compiles are on; on a CPU they would call a C++ compiler.
+    """
+    model, p, dtype = config.model, config.parallel, DTYPES[config.train.dtype]
+    gpu = device().type == "cuda"
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden,
+        num_attention_heads=model.heads,
+        layernorm_epsilon=EPS,
+        activation_func=F.gelu if gpu else functools.partial(F.gelu, approximate="tanh"),
+        bias_activation_fusion=gpu,  # the fused one is the tanh form
+        bias_dropout_fusion=gpu,
+        masked_softmax_fusion=False,  # these three want kernels that are not in the package
+        gradient_accumulation_fusion=False,
+        use_fused_weighted_squared_relu=False,
+        hidden_dropout=model.dropout,
+        attention_dropout=model.dropout,
+        attention_softmax_in_fp32=True,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        use_cpu_initialization=not gpu,
+        tensor_model_parallel_size=p.tp,
+        pipeline_model_parallel_size=p.pp,
+        virtual_pipeline_model_parallel_size=p.virtual if p.virtual > 1 else None,
+        sequence_parallel=p.sequence_parallel,
+        batch_p2p_comm=p.virtual == 1,
+        overlap_p2p_comm=False,
+        recompute_granularity=None if p.recompute == "none" else p.recompute,
+        recompute_method="uniform" if p.recompute == "full" else None,
+        recompute_num_layers=1 if p.recompute == "full" else None,
+        deallocate_pipeline_outputs=True,
+        calculate_per_token_loss=True,
+    )
+
+
+def gpt_chunks(config, settings):
+    """Megatron's GPTModel of this rank, one for each chunk of its stage, on its device.
+
+    Its groups have to be there. settings: see `settings`.
+    """
+    virtual = config.parallel.virtual
+    chunks = []
+    for chunk in range(virtual):
+        at = {"vp_stage": chunk} if virtual > 1 else {}
+        layer = get_gpt_layer_local_spec()
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = _LayerNorm
+        if config.model.attention == "sdpa":
+            layer.submodules.self_attention.submodules.core_attention = _SDPA
+        layers = [layer] * get_num_layers_to_build(settings, **at)
+        chunks.append(
+            GPTModel(
+                settings,
+                TransformerBlockSubmodules(layer_specs=layers, layer_norm=_LayerNorm),
+                vocab_size=config.model.vocab,
+                max_sequence_length=config.model.seq,
+                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, **at),
+                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, **at),
+                share_embeddings_and_output_weights=True,
+                **at,
+            ).cuda()
+        )
+    return chunks
+
+
+def _named(chunks):
+    """{our name: parameter} of all chunks; Megatron numbers layers anew in each of them."""
+    named = {}
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
+            if name.startswith("decoder.layers."):
+                first, second, layer, rest = name.split(".", 3)
+                layer = chunk.decoder.layers[int(layer)].layer_number - 1
+                name = f"{first}.{second}.{layer}.{rest}"
+            if not hasattr(parameter, "tensor_model_parallel"):
+                parameter.tensor_model_parallel = False
+            named[from_megatron_name(name)] = parameter
+    return named
