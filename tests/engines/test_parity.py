@@ -1,0 +1,35 @@
+"""Megatron-Core and DeepSpeed compute what one process of ours computes, in every layout they have.
+
+See parity.py for what is run. That the cases on the page are these is checked as well.
+"""
+
+import re
+
+import parity
+import pytest
+
+from minimtnlg.engines import ENGINES, installed
+
+STARTS = [(name, world) for name, worlds in parity.CASES.items() for world in worlds]
+
+
+@pytest.mark.parametrize("name, world", STARTS, ids=lambda value: str(value))
+def test_equals_one_process(name, world, tmp_path, monkeypatch, capfd):
+    if not installed(ENGINES[name][2]):
+        pytest.skip(f"pip install 'minimtnlg[engines]' brings {name}")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    for case, found in parity.compare(name, world).items():
+        for what, difference in found.items():
+            assert difference <= parity.LIMIT, (case, what)
+    compiled = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not compiled  # nothing was, behind anybody's back, and no lock is left
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_page_has_these_cases():
+    rows = re.findall(r"^\| (\w+) \| `(.*?)` \|", parity.PAGE.read_text(), re.M)
+    cases = [
+        (name, case) for name, worlds in parity.CASES.items() for of in worlds.values() for case in of
+    ]
+    assert rows == cases
