@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 import minimtnlg  # noqa: F401
 
@@ -13,5 +14,44 @@ hypothesis.settings.load_profile("minimtnlg")
 sys.path.insert(0, str(Path(__file__).parent / "equivalence"))  # reference.py, for others as well
 
 
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory):
+    """random_run(dtype, layers=2, ...) -> folder of a run at step 7; no weight of it is special."""
+    import torch
+
+    from minimtnlg import config as configuration
+    from minimtnlg.data import tokenizer
+    from minimtnlg.model import GPT
+    from minimtnlg.train.checkpoint import save_state
+
+    words = tokenizer.train(["one rank sends, the other rank's caf\u00e9 receives " * 9], 300)
+
+    def make(dtype="float32", **changes):
+        sizes = dict(layers=3, hidden=32, heads=4, seq=24, vocab=512, dropout=0.1) | changes
+        config = configuration.load(
+            "nano", [f"train.dtype={dtype}", *(f"model.{key}={n}" for key, n in sizes.items())]
+        )
+        model, g = GPT(config.model, dtype=torch.float64), torch.Generator().manual_seed(0)
+        state = {
+            name: (x + 0.3 * torch.randn(x.shape, generator=g)).to(getattr(torch, dtype))
+            for name, x in model.state_dict().items()
+        }
+        run = tmp_path_factory.mktemp("run") / "run"
+        run.mkdir()
+        configuration.save(configuration.sized(config), run / "config.yaml")
+        words.save(run / "tokenizer.json")
+        save_state(state, run, 7)
+        return run
+
+    return make
+
+
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="equivalence of every legal layout")
+    parser.addoption("--full", action="store_true", help="every legal layout, every long test")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What takes long runs with --full alone."""
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("full"):
+            item.add_marker(pytest.mark.skip(reason="takes long: give --full"))
