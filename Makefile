@@ -2,6 +2,7 @@
 # make test     set up what the tests need too, and run them
 # make equivalence   every legal layout against one process, and docs/equivalence.md
 # make mutants   switches on one bug after the other: the tests notice each of them
+# make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
@@ -10,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course test equivalence mutants lab
+.PHONY: course test equivalence mutants slurm lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -24,6 +25,9 @@ equivalence: .venv/test
 
 mutants: .venv/test
 	$(BIN)/python tests/mutants.py
+
+slurm: .venv/test
+	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course

@@ -6,6 +6,7 @@ a failed rank or lesson 1, an interruption 130; no traceback.
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, or list what one can be made of.")
+checkpoint = typer.Typer(no_args_is_help=True, help="Convert the weights of a run, or to a run.")
 course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the lessons.")
 app.add_typer(data, name="data")
+app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(course, name="course")
 
 
@@ -74,15 +77,18 @@ def train(
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Ranks to start; by default what the layout needs.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="mini (ours), megatron or deepspeed.")] = "mini",
 ):
     """Train a GPT; write metrics, weights and a picture of the loss, and show a greedy sample.
 
     Local ranks are started as the layout needs them, unless a launcher such as torchrun did.
     """
     from minimtnlg import config as configuration
+    from minimtnlg import engines
     from minimtnlg.train.trainer import train as run_training
 
-    result = run_training(configuration.load(config, overrides or ()), out, ranks=ranks)
+    settings = configuration.load(config, overrides or ())
+    result = run_training(settings, out, ranks=ranks, engine=engines.named(engine))
     if int(os.environ.get("RANK", 0)) != 0:
         return  # one rank speaks for all
     print(
@@ -123,6 +129,73 @@ def verify(
         print(f"parallel and serial are {verdict}")
     if not equal(result):
         raise typer.Exit(1)
+
+
+@checkpoint.command("convert")
+def checkpoint_convert(
+    path: Annotated[Path, typer.Argument(help="A run, or a folder of the other two kinds.")],
+    to: Annotated[str, typer.Option(help="hf (a Hugging Face folder), megatron or run.")] = ...,
+    out: Annotated[Path, typer.Option(help="The new folder; it must not exist yet.")] = ...,
+    config: Annotated[
+        str | None,
+        typer.Option(help="With --to run: YAML file or preset for what PATH says nothing about."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read a Megatron folder: its pickles can run any code.")
+    ] = False,
+):
+    """Write a run's weights for Hugging Face or Megatron-Core, or make a run of theirs."""
+    from minimtnlg.engines import megatron_checkpoint as megatron
+    from minimtnlg.train import huggingface
+    from minimtnlg.train.export import KINDS, kind_of
+
+    if to not in KINDS:
+        raise InputError(f"--to {to!r}: one of {', '.join(KINDS)}")
+    kind = kind_of(path)
+    if kind == to:
+        raise InputError(f"{path} is of the kind {to} already")
+    if "run" not in (kind, to):
+        raise InputError(f"{path} is of the kind {kind}: convert it --to run, then that --to {to}")
+    if to == "hf":
+        step = huggingface.to_huggingface(path, out)
+    elif to == "megatron":
+        step = megatron.to_megatron(path, out)
+    elif kind == "hf":
+        step = huggingface.from_huggingface(path, out, config)
+    else:
+        step = megatron.from_megatron(path, out, config, trust)
+    print(f"{out}  kind {to}, from {path}, step {step}")
+
+
+@app.command()
+def launch(
+    config: Annotated[str, typer.Argument(help="A YAML file or the name of a preset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as in parallel.dp=4")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="torchrun, slurm, deepspeed, kubernetes or azureml.")
+    ] = ...,
+    engine: Annotated[str, typer.Option(help="mini (ours), megatron or deepspeed.")] = "mini",
+    run: Annotated[str | None, typer.Option(help="Folder of the run; else runs/NAME.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes to fill; else as many as the layout needs.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs that each node has.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="File to write; else stdout.")] = None,
+):
+    """Write the script that starts a run on a cluster."""
+    from minimtnlg.launch import TARGETS, script, write
+
+    text = script(
+        config, overrides or (), target=target, engine=engine, run=run, nodes=nodes,
+        gpus_per_node=gpus_per_node,
+    )  # fmt: skip
+    if out is None:
+        print(text, end="")
+        return
+    write(text, out)
+    print(f"start it with: {TARGETS[target].start.format(shlex.quote(str(out)))}")
 
 
 @course.command("start")

@@ -114,6 +114,43 @@ def test_a_corpus_that_changed_since_is_not_reused(monkeypatch, capsys, tmp_path
     assert status == 2 and "has changed since it was prepared" in err
 
 
+def test_a_run_becomes_a_hugging_face_folder_and_comes_back(
+    monkeypatch, capsys, tmp_path, random_run
+):
+    monkeypatch.chdir(tmp_path)
+    convert, run = ("checkpoint", "convert"), random_run()
+    status, out, _ = call(monkeypatch, capsys, *convert, run, "--to", "hf", "--out", "hf")
+    assert (status, out) == (0, f"hf  kind hf, from {run}, step 7\n")
+    status, out, _ = call(monkeypatch, capsys, *convert, "hf", "--to", "run", "--out", "back")
+    assert (status, out) == (0, "back  kind run, from hf, step 7\n")
+    names = ("config.yaml", "tokenizer.json", "latest", "checkpoints/step-7/model.safetensors")
+    for name in names:
+        assert (tmp_path / "back" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_conversions_that_make_no_sense(monkeypatch, capsys, tmp_path, random_run):
+    run, hf, megatron = random_run(), tmp_path / "hf", tmp_path / "megatron"
+    for folder, name in ((hf, "config.json"), (megatron, "metadata.json")):
+        folder.mkdir()
+        (folder / name).write_text("{}")
+    cases = [
+        (tmp_path, "hf", "is no folder of weights: none of run (latest), hf (config.json), meg"),
+        (run, "onnx", "--to 'onnx': one of run, hf, megatron"),
+        (run, "run", "is of the kind run already"),
+        (hf, "megatron", "is of the kind hf: convert it --to run, then that --to megatron"),
+        (hf, "run", "has no config.yaml, it is not minimtnlg's own export"),
+        (megatron, "run", "it holds pickles, which can run any code on this machine"),
+        (run, "hf --out there", "is there already"),
+    ]
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path, to, says in cases:
+        words = ["checkpoint", "convert", path, "--out", "out", "--to", *to.split()]
+        status, out, err = call(monkeypatch, capsys, *words)
+        assert (status, out) == (2, "") and says in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_sources_are_listed_with_their_licences(monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "data", "sources")
     assert status == 0
@@ -125,7 +162,7 @@ def test_help_names_every_command():
         [sys.executable, "-m", "minimtnlg", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    for command in ("doctor", "data", "train", "course"):
+    for command in ("doctor", "data", "train", "checkpoint", "course"):
         assert f" {command} " in done.stdout
 
 

@@ -26,5 +26,5 @@ def test_readme_speaks_of_commands_that_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake (\w+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
-    for name in re.findall(r"scaling/[\w/]+\.(?:yaml|py)", text):
+    for name in re.findall(r"(?:tests/)?scaling/[\w/.-]+\.(?:yaml|py)", text):
         assert (ROOT / name).is_file(), name

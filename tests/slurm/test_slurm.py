@@ -1,0 +1,209 @@
+"""The script for Slurm, run by a real Slurm: placement, exit codes, failures, requeueing, training.
+
+Most jobs start a stand-in for Python, which computes nothing: what is tested is the script.
+"""
+
+import json
+import re
+import shlex
+import sys
+
+import pytest
+
+from minimtnlg.config import load
+from minimtnlg.engines import ENGINES, installed
+from minimtnlg.launch import script
+from minimtnlg.parallel.layout import Layout
+from minimtnlg.train.trainer import train
+
+LAYOUT = ["parallel.tp=2", "parallel.pp=2", "parallel.dp=2", "train.micro_batch=1"]
+TRICKY = 'data.path="it\'s $HOME `id` \\"here\\"; * {}"'
+
+
+@pytest.fixture
+def job(tmp_path):
+    """job(what, ...) -> script of a job on two nodes whose ranks do `what`, shell code."""
+
+    def of(what, overrides=LAYOUT, **options):
+        python = tmp_path / "its python"  # a blank in its name, as nothing forbids
+        python.write_text(
+            "#!/bin/bash\n"
+            f'if [ "$1" = -c ]; then exec {shlex.quote(sys.executable)} "$@"; fi\n'  # a free port
+            f'if [ "${{!#}}" = --help ]; then echo "$HELP"; exit 0; fi\n{what}\n'
+        )
+        python.chmod(0o755)
+        options = dict(gpus_per_node=4, here=tmp_path, run="runs/one run") | options
+        return script("nano", overrides, target="slurm", python=python, **options)
+
+    return of
+
+
+def lines_of(log):
+    """{rank: its lines} of a log."""
+    lines = {}
+    for rank, text in re.findall(r"^ *(\d+): (.*)$", log, re.MULTILINE):
+        lines.setdefault(int(rank), []).append(text)
+    return lines
+
+
+def test_slurm_accepts_the_script(slurm, tmp_path):
+    for overrides, gpus in ((LAYOUT, 4), ([], 8), (["parallel.dp=16", "train.micro_batch=1",
+                                                    "train.ramp=null"], 8)):  # fmt: skip
+        path = tmp_path / "job.sh"
+        path.write_text(script("nano", overrides, target="slurm", gpus_per_node=gpus))
+        status, told = slurm.call("sbatch", "--test-only", str(path))
+        assert status == 0, told
+    path.write_text(script("nano", overrides, target="slurm", gpus_per_node=4))  # four nodes
+    assert slurm.call("sbatch", "--test-only", str(path))[0] != 0
+
+
+def test_ranks_are_where_the_mesh_wants_them(slurm, job, tmp_path):
+    tell = 'echo "$RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $WORLD_SIZE $SLURMD_NODENAME $PWD"'
+    words = 'printf "<%s>" "$@"; echo'
+    number = slurm.submit(job(f"{tell}; {words}", [*LAYOUT, TRICKY]))
+    assert slurm.outcome(number) == ("COMPLETED", 0)
+    told, layout = lines_of(slurm.log(number)), Layout(tp=2, pp=2, dp=2)
+    assert sorted(told) == list(range(8))
+    for rank, (place, arguments) in told.items():
+        node, gpu = layout.node(rank, gpus_per_node=4)
+        assert place == f"{rank} {gpu} 4 8 node{node + 1} {tmp_path}"
+        given = ["nano", *LAYOUT, TRICKY, "--engine", "mini", "--out", "runs/one run"]
+        assert arguments == "".join(f"<{word}>" for word in ["-m", "minimtnlg", "train", *given])
+
+
+def test_ranks_share_one_rendezvous_and_the_environment(slurm, job):
+    number = slurm.submit(job('echo "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS"'))
+    assert slurm.outcome(number) == ("COMPLETED", 0)
+    told = {line for lines in lines_of(slurm.log(number)).values() for line in lines}
+    assert len(told) == 1
+    assert re.fullmatch(r"127\.0\.0\.1 \d+ 1", told.pop())
+
+
+def test_the_exit_code_of_the_ranks_is_that_of_the_job(slurm, job, tmp_path):
+    path = tmp_path / "job.sh"
+    path.write_text(job("exit 3"))
+    status, told = slurm.call("sbatch", "--wait", "--parsable", str(path))
+    assert status == 3
+    assert slurm.outcome(told) == ("FAILED", 3)
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_message(slurm, job):
+    fail = 'echo "minimtnlg: why it ends" >&2; exit 2'
+    number = slurm.submit(job(f'if [ "$RANK" = 5 ]; then {fail}; fi; exec sleep 1000'))
+    assert slurm.outcome(number) == ("FAILED", 2)
+    assert lines_of(slurm.log(number))[5] == ["minimtnlg: why it ends"]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_job_that_gets_the_signal_goes_back_into_the_queue(slurm, job, tmp_path, resumes):
+    """At first a rank makes the run's folder and computes forever; the second time it ends."""
+    work = 'mkdir -p "runs/one run"; echo at work; exec sleep 1000'
+    what = f'echo "given ${{*: -3}}"; if [ "$SLURM_RESTART_COUNT" = "" ]; then {work}; fi'
+    number = slurm.submit(job(what), HELP="... --resume ..." if resumes else "...")
+    slurm.wait(number, lambda facts: "at work" in log(slurm, number))
+    slurm.call("scancel", "--batch", "--signal=USR1", number)
+    queued = {"Restarts": "1", "JobState": "PENDING"}
+    slurm.wait(number, lambda facts: queued.items() <= facts.items())
+    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")  # Slurm would wait
+    assert slurm.outcome(number) == ("COMPLETED", 0)
+    first, second = log(slurm, number).split("back into the queue")
+    assert "given mini --out runs/one run\n" in first
+    again = "--resume --out runs/one run" if resumes else "mini --out runs/one run-restart-1"
+    assert [lines[0] for lines in lines_of(second.partition("restart 1")[2]).values()] == [
+        f"given {again}"
+    ] * 8
+
+
+def log(slurm, number):
+    """The log, "" as long as there is none."""
+    return slurm.log(number) if list(slurm.folder.glob(f"*-{number}.log")) else ""
+
+
+# Real training.
+
+
+def small(corpus, *more):
+    return [
+        "model.layers=2", "model.hidden=32", "model.heads=2", "model.seq=32", "model.vocab=1024",
+        "train.tokens=0", "train.steps=3", "train.global_batch=8", "train.micro_batch=1",
+        "train.ramp=null", "train.eval_every=2", "train.eval_batches=1", "data.weights={}",
+        "data.split=[80,20,0]", "optim.warmup_tokens=0", f"data.path={corpus}", *more,
+    ]  # fmt: skip
+
+
+def losses(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"], row.get("valid_loss")) for row in rows]
+
+
+def start(slurm, corpus, folder, engine, layout):
+    """Number of a job that trains in `layout` on two nodes, into folder/run."""
+    overrides, ranks = small(corpus, *layout), Layout(**sizes(layout)).world
+    return slurm.submit(
+        script(
+            "nano", overrides, target="slurm", engine=engine, gpus_per_node=ranks // 2,
+            here=folder, run="run",
+        )
+    )  # fmt: skip
+
+
+def sizes(layout):
+    """{"tp": 2, ...} of a list of overrides."""
+    pairs = [override.removeprefix("parallel.").split("=") for override in layout]
+    return {key: int(value) for key, value in pairs if key in ("tp", "pp", "dp")}
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tmp_path_factory):
+    """The losses of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    train(load("nano", small(corpus)), out, progress=False)
+    return losses(out)
+
+
+FOUR = ["parallel.tp=2", "parallel.pp=2", "parallel.zero=1"]
+EIGHT = [*FOUR, "parallel.dp=2"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", [FOUR, EIGHT], ids=["four", "eight"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_on_two_nodes(slurm, corpus, tmp_path, alone, engine, layout):
+    if not installed(ENGINES[engine][2]):
+        pytest.skip(f"{engine} is not installed: pip install -e '.[engines]'")
+    number = start(slurm, corpus, tmp_path, engine, layout)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
+    found = losses(tmp_path / "run")
+    assert [step for step, _, _ in found] == [1, 2, 3]
+    for one, other in zip(found, alone, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+
+
+@pytest.mark.long
+def test_a_folder_that_holds_a_run_is_one_line_of_each_rank(slurm, corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("mine")
+    number = start(slurm, corpus, tmp_path, "mini", FOUR)
+    assert slurm.outcome(number) == ("FAILED", 2)
+    lines = lines_of(slurm.log(number))
+    assert sorted(lines) == [0, 1, 2, 3]
+    for complaints in lines.values():
+        assert complaints[0].startswith("minimtnlg: ")
+        assert "run holds a run or other files" in complaints[0]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "mine"
+
+
+@pytest.mark.long
+def test_a_pre_empted_run_is_trained_in_the_end(slurm, corpus, tmp_path):
+    """The signal comes in the middle of a long run; Slurm starts it again."""
+    number = start(slurm, corpus, tmp_path, "mini", [*FOUR, "train.steps=100000"])
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    slurm.wait(number, lambda facts: metrics.exists() and metrics.read_text())
+    slurm.call("scancel", "--batch", "--signal=USR1", number)
+    queued = {"Restarts": "1", "JobState": "PENDING"}
+    slurm.wait(number, lambda facts: queued.items() <= facts.items())
+    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
+    again = tmp_path / "run-restart-1" / "metrics.jsonl"
+    slurm.wait(number, lambda facts: again.exists() and again.read_text())
+    slurm.call("scancel", number)
+    assert slurm.outcome(number)[0] == "CANCELLED"
