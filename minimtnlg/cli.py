@@ -98,7 +98,8 @@ def train(
         "(the best of a model that sees no context)"
     )
     _draw_loss(out, result["unigram_entropy"])
-    _show_sample(out)
+    if "MASTER_ADDR" not in os.environ:  # what a launcher's ranks train may not fit into one
+        _show_sample(out)
 
 
 @app.command()

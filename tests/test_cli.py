@@ -162,7 +162,7 @@ def test_help_names_every_command():
         [sys.executable, "-m", "minimtnlg", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    for command in ("doctor", "data", "train", "checkpoint", "course"):
+    for command in ("doctor", "data", "train", "checkpoint", "launch", "course"):
         assert f" {command} " in done.stdout
 
 

@@ -58,6 +58,7 @@ class DeepSpeed:
         for name, x in self.parameters.items():  # the norm counts each slice, or one of all copies
             x.model_parallel = self.dimensions[name] is not None
         optimizer = adamw(_groups(self.parameters.values(), config.optim), config.optim)
+        os.environ.setdefault("LOCAL_RANK", "0")  # what device() takes; DeepSpeed asks for a number
         with contextlib.redirect_stdout(io.StringIO()):  # where it prints its topology and layers
             deepspeed.init_distributed(backend(), auto_mpi_discovery=False)
             self.pipeline = _pipeline(model, mesh, self._loss) if mesh.layout.pp > 1 else None

@@ -68,10 +68,10 @@ class Megatron:
     def __init__(self, config, mesh):
         self.refuse(config)
         self.config, self.mesh = config, mesh
-        _take_over_groups(config)
+        take_over_groups(config)
         self.settings = settings(config)
         self.chunks = gpt_chunks(config, self.settings)
-        self.parameters = _named(self.chunks)
+        self.parameters = our_names(self.chunks)
         self.dimensions = {
             name: p.partition_dim if p.tensor_model_parallel else None
             for name, p in self.parameters.items()
@@ -240,7 +240,8 @@ class _SDPA(torch.nn.Module):
         return y.permute(2, 0, 1, 3).flatten(2)
 
 
-def _take_over_groups(config):
+def take_over_groups(config):
+    """Megatron's global groups and random states for the layout of a Config, in place of others."""
     p = config.parallel
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
@@ -318,7 +319,7 @@ def gpt_chunks(config, settings):
     return chunks
 
 
-def _named(chunks):
+def our_names(chunks):
     """{our name: parameter} of all chunks; Megatron numbers layers anew in each of them."""
     named = {}
     for chunk in chunks:

@@ -152,7 +152,7 @@ def _whole(config):
     from minimtnlg.engines import megatron
 
     config = dataclasses.replace(config, parallel=Parallel())
-    megatron._take_over_groups(config)
+    megatron.take_over_groups(config)
     [model] = megatron.gpt_chunks(config, megatron.settings(config))
     model.to(DTYPES[config.train.dtype])  # its table of positions is float32 whatever it is told
-    return model, megatron._named([model])
+    return model, megatron.our_names([model])

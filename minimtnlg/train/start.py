@@ -21,7 +21,7 @@ from minimtnlg.device import backend, device, memory, select
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.collectives import all_reduce
 
-PATIENCE = 120  # seconds that ranks wait for each other; nodes of a cluster start unevenly
+PATIENCE = 300  # seconds that ranks wait for each other; nodes of a cluster start unevenly
 
 
 def launched():
@@ -68,9 +68,10 @@ def joined():
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
-        dist.init_process_group(
-            backend(), store=dist.PrefixStore("minimtnlg", store), rank=rank, world_size=world
-        )
+        store = dist.PrefixStore("minimtnlg", store)
+        _refuse_other_backends(store, rank, world)
+        store.set_timeout(dist.default_pg_timeout)  # from here on nobody is late
+        dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
     except dist.DistNetworkError as error:
         reason = " ".join(str(error).split())
         if "EADDRINUSE" in reason:
@@ -88,6 +89,30 @@ def joined():
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_other_backends(store, rank, world):
+    """InputError, on every rank, where not all have a GPU of their own, or all have none.
+
+    They would wait for each other in different libraries.
+    """
+    seen = torch.cuda.device_count()
+    if seen and backend() == "gloo":
+        mine = f"sees {seen} GPUs for {os.environ.get('LOCAL_WORLD_SIZE', 1)} local ranks"
+    else:
+        mine = "has a GPU" if seen else "has no GPU"
+    store.set(f"rank {rank}", mine)
+    if rank == 0:
+        told = [store.get(f"rank {other}").decode() for other in range(world)]
+        wrong = [f"rank {r} {words}" for r, words in enumerate(told) if "sees" in words]
+        if not wrong and len(set(told)) > 1:
+            wrong = [f"rank {told.index(words)} {words}" for words in sorted(set(told))]
+        store.set("wrong", ", ".join(wrong[:2]))
+    if wrong := store.get("wrong").decode():
+        raise InputError(
+            f"{wrong}: give each rank a GPU (no --gpus-per-task or --gpu-bind, no more ranks than "
+            "GPUs), or hide them from all, CUDA_VISIBLE_DEVICES="
+        )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -129,8 +130,7 @@ def _steps(config, engine, sets, progress):
     train, seq = config.train, config.model.seq
     sizes = list(ramps.batches(train, seq))
     samples, world = 0, engine.mesh.layout.world
-    hidden = {} if progress else {"disable": True}  # unless it is given, TQDM_DISABLE decides
-    bar = tqdm(sizes, desc="train", unit="step", **hidden)
+    bar = _bar(sizes, progress)
     for number, batch in enumerate(bar, 1):
         began = time.perf_counter()
         lr = ramps.learning_rate((samples + batch) * seq, config.optim)
@@ -156,6 +156,27 @@ def _steps(config, engine, sets, progress):
             _refuse_nonsense(number, row["valid_loss"], norm, train.dtype)
         bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         yield row
+
+
+def _bar(sizes, progress):
+    """`sizes` with progress on stderr: a bar, or in the log of a launcher a line a minute."""
+    if not progress:
+        return tqdm(sizes, disable=True)
+    if "MASTER_ADDR" in os.environ and not sys.stderr.isatty():
+        # A log is passed on line by line; a bar, which never ends its line, would not appear.
+        return tqdm(sizes, desc="train", unit="step", file=_Lines(), mininterval=60, ascii=True)
+    return tqdm(sizes, desc="train", unit="step")  # TQDM_DISABLE decides
+
+
+class _Lines:
+    """stderr for a bar: each of its states is a line of its own."""
+
+    def write(self, text):
+        if text := text.strip():
+            print(text, file=sys.stderr, flush=True)
+
+    def flush(self):
+        pass
 
 
 def _mine(config, mesh, dataset, consumed, samples):

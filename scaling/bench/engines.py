@@ -75,12 +75,12 @@ def show(title, config, seconds, losses, peak):
     tokens = config.train.global_batch * config.model.seq
     flops = config.model.flops(config.train.global_batch)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"\n{title}\n{'':<11}{'ms/step':>9}{'tokens/s':>10}{'of peak':>9}{'loss':>9}  ours over it")
+    print(f"\n{title:<11}{'ms/step':>9}{'tokens/s':>10}{'of peak':>9}{'loss':>9}{'our speed':>11}")
     for name, median in medians.items():
         print(
             f"{name:<11}{median * 1e3:>9.1f}{tokens / median:>10,.0f}"
             f"{flops / median / peak:>9.1%}{losses[name]:>9.4f}"
-            f"{median / medians['mini']:>8.2f}"
+            f"{median / medians['mini']:>11.2f}"
         )
 
 

@@ -63,7 +63,7 @@ def load_in_layouts(source, ours, out):
             config, parallel=dataclasses.replace(config.parallel, dp=1, **parallel)
         )
         mesh = Mesh(Layout(tp=settings.parallel.tp, pp=settings.parallel.pp))
-        megatron._take_over_groups(settings)
+        megatron.take_over_groups(settings)
         chunks = megatron.gpt_chunks(settings, megatron.settings(settings))
         for chunk in chunks:
             chunk.double()  # the table of positions too
@@ -74,7 +74,7 @@ def load_in_layouts(source, ours, out):
         found = dist_checkpointing.load(shards(), str(source))
         for i, chunk in enumerate(chunks):
             chunk.load_state_dict(found[f"model{i}"])  # strict: none is missing, none left over
-        for name, x in megatron._named(chunks).items():
+        for name, x in megatron.our_names(chunks).items():
             dimension = x.partition_dim if x.tensor_model_parallel else None
             if not torch.equal(x, cut(whole[name], dimension, mesh.tp)):
                 wrong.append((parallel, name))
@@ -129,7 +129,7 @@ def compute_in_megatron(source, tokens, untied, mixed):
     @torch.no_grad()
     @megatron.on_device
     def compute():
-        megatron._take_over_groups(configuration.load("nano"))
+        megatron.take_over_groups(configuration.load("nano"))
         model = gpt(True, torch.float64).double().eval()
         model.load_state_dict(dist_checkpointing.load(model.sharded_state_dict(), str(source)))
         s = tokens.shape[1]
@@ -186,7 +186,7 @@ def there_and_back(runs, tmp_path_factory):
     at = tmp_path_factory.mktemp("exported")
     calls = [("to_megatron", run, at / dtype) for dtype, run in runs.items()]
     calls += [("from_megatron", at / d, at / f"{d}-back", None, True) for d in DTYPES]
-    assert start(convert, 1, calls) == [[7] * 8]
+    assert start(convert, 1, calls, timeout=600) == [[7] * 8]
     return at
 
 
@@ -194,7 +194,8 @@ def there_and_back(runs, tmp_path_factory):
 def layouts(runs, there_and_back, tmp_path_factory):
     """(what load_in_layouts says on each rank, the folder where the layouts have saved)."""
     at = tmp_path_factory.mktemp("layouts")
-    return start(load_in_layouts, 2, there_and_back / "float64", runs["float64"], at), at
+    told = start(load_in_layouts, 2, there_and_back / "float64", runs["float64"], at, timeout=600)
+    return told, at
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,8 @@ def done(runs, there_and_back, layouts, tmp_path_factory):
         return logits, convert([("from_megatron", *call, True) for call in calls.values()])
 
     tokens = torch.randint(512, (3, 24), generator=torch.Generator().manual_seed(2))
-    [(logits, outcomes)] = start(program, 1, tokens, calls["untied"][0], calls["mixed"][0])
+    folders = (calls["untied"][0], calls["mixed"][0])
+    [(logits, outcomes)] = start(program, 1, tokens, *folders, timeout=600)
     return tokens, logits, dict(zip(calls, outcomes, strict=True)), at
 
 

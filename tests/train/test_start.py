@@ -129,6 +129,29 @@ def test_ranks_that_do_not_come(environment, monkeypatch, rank):
     assert not dist.is_initialized()
 
 
+@pytest.mark.parametrize(
+    "here, there, says",
+    [
+        (0, "has no GPU", None),
+        (0, "has a GPU", "rank 1 has a GPU, rank 0 has no GPU: give each rank a GPU"),
+        (1, "has no GPU", "rank 0 sees 1 GPUs for 8 local ranks: give each rank a GPU"),
+        (0, "sees 1 GPUs for 8 local ranks", "rank 1 sees 1 GPUs for 8 local ranks"),
+    ],
+)
+def test_ranks_with_and_without_gpus_do_not_meet(environment, monkeypatch, here, there, says):
+    environment({"LOCAL_WORLD_SIZE": "8"})
+    monkeypatch.setattr(start.torch.cuda, "device_count", lambda: here)
+    store = dist.HashStore()
+    store.set("rank 1", there)
+    for rank in (0, 1):  # the second reads what the first has found
+        if says:
+            with pytest.raises(InputError, match=says):
+                start._refuse_other_backends(store, rank, 2)
+        else:
+            start._refuse_other_backends(store, rank, 2)
+        store.set("rank 1", there)
+
+
 def launch(nodes, *overrides, out):
     """One rank on each node, as a launcher starts them: [(exit code, stderr)]."""
     world = {"WORLD_SIZE": str(len(nodes)), "MASTER_PORT": str(free_port())}
@@ -155,8 +178,13 @@ def one_line(stderr):
 
 
 def test_nodes_that_agree_train(nodes, tmp_path):
-    assert [code for code, _ in launch(nodes[:2], out=tmp_path / "run")] == [0, 0]
+    """Their log has lines of progress, and no bar that never ends its line."""
+    (code, stderr), other = launch(nodes[:2], out=tmp_path / "run")
+    assert code == other[0] == 0 and other[1] == ""
     assert (tmp_path / "run" / "latest").exists()
+    lines = stderr.splitlines()
+    assert lines[-1].startswith("train: 100%") and "loss" in lines[-1]
+    assert "\r" not in stderr
 
 
 def test_a_node_with_other_data_or_none_is_found_on_every_rank(nodes, tmp_path):
