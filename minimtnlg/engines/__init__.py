@@ -18,12 +18,6 @@ ENGINES = {
     "deepspeed": ("minimtnlg.engines.deepspeed", "DeepSpeed", "deepspeed"),
 }
 
-# What the engines say while they are imported and used, and no user can act on: packages that they
-# would like to have, names that torch would change, and on a CPU that its random state is in use.
-warnings.filterwarnings("ignore", module="megatron")
-warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
-
 
 def named(name):
     """The class of an engine; InputError where there is none, or its package is not installed."""
@@ -37,6 +31,7 @@ def named(name):
         raise InputError(
             f"--engine {name} needs {package}: pip install 'minimtnlg[engines]' brings it"
         )
+    _quiet()
     return getattr(importlib.import_module(module), cls)
 
 
@@ -46,3 +41,16 @@ def installed(package):
         return find_spec(package) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _quiet():
+    """Silence what no user can act on: names that torch would change, and on a CPU what is missing.
+
+    That is packages for GPUs, and that the random state of the "GPU", which is the CPU's, changes.
+    """
+    import torch
+
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    if not torch.cuda.is_available():
+        warnings.filterwarnings("ignore", module="megatron")
+        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)

@@ -12,6 +12,8 @@ from unittest import mock
 import torch
 import torch._dynamo  # before anything is replaced: it keeps a table of torch's functions
 
+from minimtnlg.device import device
+
 FACTORIES = (
     "arange as_tensor empty empty_like eye full full_like linspace ones ones_like rand randint "
     "randn tensor zeros zeros_like"
@@ -65,7 +67,7 @@ def _cuda():
     quiet = "synchronize empty_cache set_device".split()
     return {name: functools.partial(_nothing) for name in quiet} | {
         "current_device": lambda: 0,
-        "manual_seed": lambda seed: torch.manual_seed(seed),
+        "manual_seed": lambda seed: torch.default_generator.manual_seed(seed),
         "get_rng_state": lambda device="cuda": torch.get_rng_state(),
         "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
         "current_stream": lambda *device: here,
@@ -111,3 +113,14 @@ def cpu_as_cuda():
             replaced = _on_cpu(getattr(torch, name))
             stack.enter_context(mock.patch.object(torch, name, replaced))
         yield
+
+
+def on_device(function):
+    """`function` with "cuda" meaning the process's device; where that is a GPU, nothing changes."""
+
+    @functools.wraps(function)
+    def inside(*args, **kwargs):
+        with contextlib.nullcontext() if device().type == "cuda" else cpu_as_cuda():
+            return function(*args, **kwargs)
+
+    return inside

@@ -83,8 +83,8 @@ class DeepSpeed:
             f"parallel.schedule={p.schedule}: choose 1f1b": p.schedule != "1f1b" and p.pp > 1,
             "parallel.zero=0 with train.dtype=bfloat16 that sums gradients in fp32: choose "
             "parallel.zero=1": dtype == "bfloat16" and p.zero == 0,
-            f"parallel.zero=0 with parallel.pp={p.pp} and optim.clip={clip:g}, where it takes the "
-            "norm of the first stage for that of all: choose parallel.zero=1, or optim.clip=0":
+            f"parallel.zero=0 with parallel.pp={p.pp} and optim.clip={clip:g}, where its norm is "
+            "not that of the whole model: choose parallel.zero=1, or optim.clip=0":
                 p.zero == 0 and p.pp > 1 and clip > 0,
         }  # fmt: skip
         for sentence, broken in sentences.items():

@@ -1,58 +1,35 @@
 """Megatron-Core trains the same run: its model, schedules, data parallelism, optimizer and reader.
 
-What is ours here is translation alone: a Config into its configurations, our weights into its
-names, our micro-batches into its iterator. On GPUs nothing of it is changed. On a CPU its calls run
-inside `cpu_as_cuda`, which changes torch, never Megatron.
+What is ours here is translation alone: a Config into its configurations (megatron_model.py), our
+weights into its names, our micro-batches into its iterator. No file of Megatron's is changed; on a
+CPU, its calls run inside `cpu_as_cuda`.
 
 parallel.zero=1 is its distributed optimizer. Its loss is summed over tokens and its gradients are
 divided by their number (calculate_per_token_loss), so masks may be uneven.
 """
 
-import contextlib
-import functools
 import math
 
 import torch
-import torch.nn.functional as F
-from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.transformer_block import (
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
 
-from minimtnlg.device import DTYPES, device
-from minimtnlg.engines.cpu_as_cuda import cpu_as_cuda
+from minimtnlg.device import device
+from minimtnlg.engines.cpu_as_cuda import on_device
 from minimtnlg.engines.megatron_data import read
+from minimtnlg.engines.megatron_model import gpt_chunks, our_names, settings, take_over_groups
 from minimtnlg.errors import InputError
-from minimtnlg.model.convert import from_megatron_name
-from minimtnlg.model.gpt import EPS
 from minimtnlg.model.init import draw
 from minimtnlg.parallel.collectives import all_reduce, broadcast, size
 from minimtnlg.parallel.tensor import cut
 from minimtnlg.train.mini import Mini
 from minimtnlg.train.start import refuse_other_weights
-
-
-def on_device(function):
-    """`function` with "cuda" meaning the process's device; where that is a GPU, nothing changes."""
-
-    @functools.wraps(function)
-    def inside(*args, **kwargs):
-        with contextlib.nullcontext() if device().type == "cuda" else cpu_as_cuda():
-            return function(*args, **kwargs)
-
-    return inside
 
 
 class Megatron:
@@ -209,126 +186,3 @@ class Megatron:
         total, count = all_reduce(torch.stack([zero, *told]).sum(0), self.mesh.dp)
         loss = total / count.clamp(min=1)
         return broadcast(loss, size(self.mesh.pp) - 1, self.mesh.pp).item()
-
-
-class _LayerNorm(torch.nn.LayerNorm):
-    """A LayerNorm as Megatron's layers want it; its own, without Apex, has no sequence parallelism.
-
-    The mark tells finalize_model_grads to sum the gradients over the tensor group.
-    """
-
-    def __init__(self, config, hidden_size, eps=EPS):
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        for parameter in self.parameters():
-            parameter.sequence_parallel = config.sequence_parallel
-
-
-class _SDPA(torch.nn.Module):
-    """PyTorch's fused attention in the place of Megatron's formula: model.attention=sdpa."""
-
-    def __init__(self, config, *args, **kwargs):
-        super().__init__()
-        self.dropout = config.attention_dropout
-
-    def forward(self, query, key, value, *args, **kwargs):
-        """query, key, value: [s, b, a/t, h/a] -> [s, b, h/t]."""
-        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        p = self.dropout if self.training else 0.0
-        fork = tensor_parallel.get_cuda_rng_tracker().fork if p else contextlib.nullcontext
-        with fork():  # heads of other ranks draw other masks
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-        return y.permute(2, 0, 1, 3).flatten(2)
-
-
-def take_over_groups(config):
-    """Megatron's global groups and random states for the layout of a Config, in place of others."""
-    p = config.parallel
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        p.tp, p.pp, p.virtual if p.virtual > 1 else None, create_gloo_process_groups=False
-    )
-    tensor_parallel.model_parallel_cuda_manual_seed(config.train.seed, force_reset_rng=True)
-
-
-def settings(config):
-    """Megatron's TransformerConfig for a Config.
-
-    On a GPU the fusions that PyTorch compiles are on; on a CPU they would call a C++ compiler.
-    """
-    model, p, dtype = config.model, config.parallel, DTYPES[config.train.dtype]
-    gpu = device().type == "cuda"
-    return TransformerConfig(
-        num_layers=model.layers,
-        hidden_size=model.hidden,
-        num_attention_heads=model.heads,
-        layernorm_epsilon=EPS,
-        activation_func=F.gelu if gpu else functools.partial(F.gelu, approximate="tanh"),
-        bias_activation_fusion=gpu,  # the fused one is the tanh form
-        bias_dropout_fusion=gpu,
-        masked_softmax_fusion=False,  # these three want kernels that are not in the package
-        gradient_accumulation_fusion=False,
-        use_fused_weighted_squared_relu=False,
-        hidden_dropout=model.dropout,
-        attention_dropout=model.dropout,
-        attention_softmax_in_fp32=True,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=dtype is torch.bfloat16,
-        use_cpu_initialization=not gpu,
-        tensor_model_parallel_size=p.tp,
-        pipeline_model_parallel_size=p.pp,
-        virtual_pipeline_model_parallel_size=p.virtual if p.virtual > 1 else None,
-        sequence_parallel=p.sequence_parallel,
-        batch_p2p_comm=p.virtual == 1,
-        overlap_p2p_comm=False,
-        recompute_granularity=None if p.recompute == "none" else p.recompute,
-        recompute_method="uniform" if p.recompute == "full" else None,
-        recompute_num_layers=1 if p.recompute == "full" else None,
-        deallocate_pipeline_outputs=True,
-        calculate_per_token_loss=True,
-    )
-
-
-def gpt_chunks(config, settings):
-    """Megatron's GPTModel of this rank, one for each chunk of its stage, on its device.
-
-    Its groups have to be there. settings: see `settings`.
-    """
-    virtual = config.parallel.virtual
-    chunks = []
-    for chunk in range(virtual):
-        at = {"vp_stage": chunk} if virtual > 1 else {}
-        layer = get_gpt_layer_local_spec()
-        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = _LayerNorm
-        if config.model.attention == "sdpa":
-            layer.submodules.self_attention.submodules.core_attention = _SDPA
-        layers = [layer] * get_num_layers_to_build(settings, **at)
-        chunks.append(
-            GPTModel(
-                settings,
-                TransformerBlockSubmodules(layer_specs=layers, layer_norm=_LayerNorm),
-                vocab_size=config.model.vocab,
-                max_sequence_length=config.model.seq,
-                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, **at),
-                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, **at),
-                share_embeddings_and_output_weights=True,
-                **at,
-            ).cuda()
-        )
-    return chunks
-
-
-def our_names(chunks):
-    """{our name: parameter} of all chunks; Megatron numbers layers anew in each of them."""
-    named = {}
-    for chunk in chunks:
-        for name, parameter in chunk.named_parameters():
-            if name.startswith("decoder.layers."):
-                first, second, layer, rest = name.split(".", 3)
-                layer = chunk.decoder.layers[int(layer)].layer_number - 1
-                name = f"{first}.{second}.{layer}.{rest}"
-            if not hasattr(parameter, "tensor_model_parallel"):
-                parameter.tensor_model_parallel = False
-            named[from_megatron_name(name)] = parameter
-    return named

@@ -85,11 +85,11 @@ def _in_a_rank(function, *args):
 
 
 def _rank(function, *args):
-    from minimtnlg.engines import megatron
+    from minimtnlg.engines.cpu_as_cuda import on_device
 
     # of things that PyTorch's part of the loader is built on
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    return megatron.on_device(function)(*args)
+    return on_device(function)(*args)
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def _read(source, config):
 
 def _whole(config):
     """(Megatron's GPTModel with all layers and whole matrices, {our name: its parameter})."""
-    from minimtnlg.engines import megatron
+    from minimtnlg.engines import megatron_model as megatron
 
     config = dataclasses.replace(config, parallel=Parallel())
     megatron.take_over_groups(config)

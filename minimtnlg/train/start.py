@@ -70,8 +70,11 @@ def joined():
         store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
         store = dist.PrefixStore("minimtnlg", store)
         _refuse_other_backends(store, rank, world)
-        store.set_timeout(dist.default_pg_timeout)  # from here on nobody is late
-        dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
+        later = dist.default_pg_timeout  # 30 minutes: rank 0 may have a corpus to prepare
+        store.set_timeout(later)
+        dist.init_process_group(
+            backend(), store=store, rank=rank, world_size=world, timeout=later
+        )
     except dist.DistNetworkError as error:
         reason = " ".join(str(error).split())
         if "EADDRINUSE" in reason:

@@ -1,12 +1,14 @@
 """The three engines on the same model, layout and machine, in one run: seconds a step, tokens/s.
 
-    python scaling/bench/engines.py                                  # nano: one rank, TP2, PP2, DP2
-    python scaling/bench/engines.py nano parallel.tp=2               # this layout alone
-    python scaling/bench/engines.py scaling/configs/gpt-1.3b.yaml    # on a GPU: model FLOPs, MFU
+    python scaling/bench/engines.py                       # nano: one rank, TP2, PP2, DP2
+    python scaling/bench/engines.py nano parallel.tp=2    # this layout alone
+    python scaling/bench/engines.py scaling/configs/gpt-1.3b.yaml train.global_batch=16 \\
+        --only mini,megatron                              # on one GPU; a third would not fit
 
 All start from the same weights in the same ranks and take the same batch. What is timed is a whole
 step: all micro-batches, clipping, update. The engines take turns, so that a busy machine slows all
-of them, and medians are compared. On a CPU the ranks share its cores evenly.
+of them, and medians are compared. On a CPU the ranks share its cores evenly, and Megatron-Core runs
+without its fusions, with PyTorch's AdamW as it comes; ours and DeepSpeed's is the fused one.
 """
 
 import os
@@ -49,8 +51,12 @@ def batch_of(config, mesh):
 
 
 def measure(config, names, runs, steps):
-    """({engine: [seconds of a step, the mean of `steps`] for each run}, {engine: first loss})."""
-    if device.device().type == "cpu":
+    """What this rank found: ({engine: [seconds of a step] for each run}, {engine: first loss}, gpu).
+
+    A run's seconds are the mean of `steps`. gpu: whether the rank has one of its own.
+    """
+    gpu = device.device().type == "cuda"
+    if not gpu:
         torch.set_num_threads(max(1, os.cpu_count() // dist.get_world_size()))
     p = config.parallel
     mesh = Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp))
@@ -67,7 +73,7 @@ def measure(config, names, runs, steps):
                 engine.step(batch, lr, 2 + number * steps + k)
             device.synchronize()
             seconds[name].append((time.perf_counter() - start) / steps)
-    return seconds, losses
+    return seconds, losses, gpu
 
 
 def show(title, config, seconds, losses, peak):
@@ -92,18 +98,20 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps in a run.")] = 3,
 ):
     """Time a training step of each engine."""
-    given, gpus, names = overrides or [], torch.cuda.device_count(), only.split(",")
+    given, names = overrides or [], only.split(",")
     layouts = LAYOUTS
-    if gpus == 1 or any(override.startswith("parallel.") for override in given):
+    if torch.cuda.device_count() == 1 or any(override.startswith("parallel.") for override in given):
         layouts = {" ".join(given) or "one rank": []}
     print(f"{device.name()}, torch {torch.__version__}")
     for title, layout in layouts.items():
         settings = sized(load(config, [*given, *layout]))
+        for name in names:
+            engines.named(name).refuse(settings)
         p = settings.parallel
         world = p.tp * p.pp * p.dp
-        seconds, losses = run(measure, world, settings, names, runs, steps, timeout=3600)[0]
+        seconds, losses, gpu = run(measure, world, settings, names, runs, steps, timeout=3600)[0]
         peak = device.matmul_flops(device.DTYPES[settings.train.dtype])
-        show(title, settings, seconds, losses, peak * world if gpus else peak)
+        show(title, settings, seconds, losses, peak * world if gpu else peak)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,40 @@ def test_in_bfloat16_it_is_as_near_as_rounding_lets_it():
                 assert (x.float() - ours[2][name].float()).abs().max() <= 0.02, (case, name)
 
 
+def test_a_source_without_a_document_to_validate_is_one_line(corpus):
+    """Megatron would look for one forever; ours leaves the source out."""
+    with pytest.raises(RankError, match="leaves no document of few for valid") as error:
+        run(samples, 1, [config_of(corpus, "data.weights={}", "data.split=[98,2,0]")])
+    assert error.value.type == "InputError"
+
+
+def slopes(configs):
+    """(gradients of one batch, the seed of the masks) of this rank, for each Config."""
+    told = []
+    for config in configs:
+        p = config.parallel
+        engine = engines.named("megatron")(config, Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp)))
+        seed, before = torch.initial_seed(), engine.state()
+        engine.step(parity.mine(engine, 0), 1e6, 0)
+        told.append(({name: before[name] - x for name, x in engine.state().items()}, seed))
+    return told
+
+
+def test_recomputation_repeats_the_dropout_masks():
+    sgd = "optim.eps=1e6 optim.weight_decay=0 optim.clip=0 model.dropout=0.2"
+    layouts = ["tp=2", "tp=2 sequence_parallel=true", "pp=2"]
+    cases = [f"{case} {sgd} recompute={how}" for case in layouts for how in ("none", "full")]
+    for rank in run(slopes, 2, [parity.configure(case) for case in cases]):
+        for case, (kept, _), (again, _) in zip(layouts, rank[::2], rank[1::2], strict=True):
+            for name, x in kept.items():
+                assert (x - again[name]).abs().max() < 1e-6, (case, name)
+
+
+def test_stages_draw_masks_of_their_own():
+    [(_, first)], [(_, second)] = run(slopes, 2, [parity.configure("pp=2 model.dropout=0.2")])
+    assert first != second
+
+
 def dropped(config):
     """(losses of one batch in training and without dropout, twice) at rate 0: nothing moves."""
     engine = engines.named("megatron")(config, Mesh(Layout(tp=2)))
