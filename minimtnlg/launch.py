@@ -3,7 +3,7 @@
     torchrun     one node, by PyTorch's own launcher
     slurm        a job for sbatch
     deepspeed    hosts that ssh reaches, by DeepSpeed's launcher
-    kubernetes   a TrainJob of the Kubeflow Trainer
+    kubernetes   a TrainJob of the Kubeflow Trainer, and the runtime that it refers to
     azureml      a command job of Azure Machine Learning
 
 Each is a template in templates/, a script to read and to edit; the layout fills in its numbers.
@@ -65,19 +65,21 @@ def script(
     source         a YAML file or a preset's name, overrides: "section.key=value"; as of `train`
     target         one of TARGETS
     engine         mini, megatron or deepspeed
-    run            the run's folder; None: runs/NAME
+    run            the run's folder; None: runs/NAME; Azure has its own place
     nodes          how many; None: as many as the layout needs
     gpus_per_node  how many GPUs a node has; a layout of fewer ranks takes so many of one node
     here           the folder that relative paths start from; None: the present one
     python         the interpreter that nodes start, where they see this machine's files
 
     Raises InputError for a layout that doesn't fill whole nodes or cuts a tensor group between
-    nodes, and for what the engine can't do.
+    nodes, and for what engine or target can't do.
     """
     _known("target", target, TARGETS)
     _known("engine", engine, engines.ENGINES)
     configuration.require(gpus_per_node > 0, f"--gpus-per-node {gpus_per_node}: one or more")
     configuration.require(nodes is None or nodes > 0, f"--nodes {nodes}: one or more")
+    if run is not None and target == "azureml":
+        raise InputError(f"--run {run}: Azure keeps the run as the job's output; leave --run out")
     config = configuration.load(source, overrides)
     config = configuration.sized(config, nodes and nodes * gpus_per_node)
     nodes, gpus = _machines(config.parallel, target, gpus_per_node)
@@ -170,7 +172,6 @@ def _environment(engine, tp):
             1,
             "What a rank prints is in the log at once, also if the rank is killed next.",
         ),
-        "TQDM_MININTERVAL": (60, "The progress bar adds to the log once a minute."),
         "NCCL_DEBUG": (
             "WARN",
             "NCCL finds links and network adapters by itself. With WARN it says why it gives up; "
@@ -203,6 +204,6 @@ _TEMPLATES.filters |= {
     "sh": shlex.quote,  # one word of a shell
     "words": shlex.join,
     "yaml": json.dumps,  # JSON is YAML
-    "wrapped": lambda text: textwrap.wrap(text, 94),
+    "wrapped": lambda text: textwrap.wrap(text, 90),
     "escaped": _escaped,
 }

@@ -56,7 +56,8 @@ def shell(text, folder, *arguments, **variables):
 
 
 def read_yaml(text):
-    return YAML(typ="safe", pure=True).load(text)
+    """The documents of a file, a list."""
+    return list(YAML(typ="safe", pure=True).load_all(text))
 
 
 # What they say.
@@ -73,7 +74,7 @@ def test_every_script_can_be_read(target, overrides, tmp_path):
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr
     else:
-        assert isinstance(read_yaml(text), dict)
+        assert all(isinstance(document, dict) for document in read_yaml(text))
 
 
 def test_every_template_is_used_and_packed():
@@ -153,6 +154,7 @@ def test_one_queue_is_for_the_tensor_groups_of_megatron(target):
             {"target": "azureml", "gpus_per_node": 16},
             "a node of --target azureml has 8",
         ),
+        ("nano", [], {"target": "azureml", "run": "mine"}, "--run mine: Azure .* leave --run out"),
         ("/etc/hosts.yaml", [], {}, "can't read the configuration"),
         ("nano", ["parallel.tp=3"], {}, "choose one of"),
     ],
@@ -250,21 +252,27 @@ def test_deepspeed_wants_as_many_hosts_as_nodes(teller, tmp_path):
     done = shell(text, tmp_path, "few")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "few has 1 hosts, the layout needs 2\n"
-    teller.write_text('#!/bin/bash\ncat "$4"; exit 7\n')
-    done = shell(text, tmp_path, "hosts")
-    assert (done.returncode, done.stdout) == (7, "one slots=4\ntwo slots=4\n")
+    teller.write_text('#!/bin/bash\ncat "$4"; echo "${@:5:4}"; exit 7\n')
+    for port, variables in (("29500", {}), ("1234", {"PORT": "1234"})):
+        done = shell(text, tmp_path, "hosts", **variables)
+        where = f"--master_addr one --master_port {port}"
+        assert (done.returncode, done.stdout) == (7, f"one slots=4\ntwo slots=4\n{where}\n")
 
 
 def test_kubernetes_own_model_reads_the_job(tmp_path):
     models = pytest.importorskip("kubeflow_trainer_api.models")
     overrides = [*EIGHT, TRICKY]
     text = script("nano", overrides, target="kubernetes", gpus_per_node=4, here=tmp_path)
-    job = read_yaml(text)
+    runtime, job = read_yaml(text)
+    read = models.TrainerV1alpha1TrainingRuntime.from_dict(runtime)
+    assert json.loads(read.to_json()) == runtime  # a key that it doesn't know would be lost
     read = models.TrainerV1alpha1TrainJob.from_dict(job)
-    assert json.loads(read.to_json()) == job  # a key that it doesn't know would be lost
+    assert json.loads(read.to_json()) == job
     trainer = read.spec.trainer
     assert (trainer.num_nodes, trainer.num_proc_per_node) == (2, 4)
-    assert job["spec"]["trainer"]["resourcesPerNode"]["limits"] == {"nvidia.com/gpu": 4}
+    resources = job["spec"]["trainer"]["resourcesPerNode"]
+    assert resources["limits"] == {"nvidia.com/gpu": 4}
+    assert resources["requests"] == {"nvidia.com/gpu": 4, "cpu": 32, "memory": "256Gi"}
     bash, torchrun = trainer.command[:4], trainer.command[4:]
     assert [word.replace("$$", "$") for word in torchrun] == ["torchrun", *called(overrides)]
     assert "$" not in " ".join(torchrun).replace("$$", "")  # which Kubernetes would look into
@@ -280,17 +288,28 @@ def test_kubernetes_own_model_reads_the_job(tmp_path):
 
 def test_azure_starts_the_ranks_and_knows_where_the_data_is(tmp_path):
     overrides = [*EIGHT, "data.path=my corpus"]
-    job = read_yaml(script("nano", overrides, target="azureml", gpus_per_node=4, here=tmp_path))
+    [job] = read_yaml(script("nano", overrides, target="azureml", gpus_per_node=4, here=tmp_path))
     words = shlex.split(job["command"])
     given = called([*overrides, "data.path=${{inputs.corpus}}"], run="${{outputs.run}}")
     assert words[0] == "python" and sorted(words[1:]) == sorted(given)
     places = [words.index(word) for word in given if word.startswith("data.path")]
     assert places == sorted(places)  # the last one counts
     assert job["inputs"]["corpus"]["path"] == f"{tmp_path}/my corpus"
-    assert "inputs" not in read_yaml(script("nano", EIGHT, target="azureml", here=tmp_path))
+    assert "inputs" not in read_yaml(script("nano", EIGHT, target="azureml", here=tmp_path))[0]
     assert job["resources"]["instance_count"] == 2
     assert job["distribution"] == {"type": "pytorch", "process_count_per_instance": 4}
     assert job["environment_variables"]["LOCAL_WORLD_SIZE"] == "4"
+
+
+def test_what_failed_on_kubernetes_is_not_started_again(tmp_path):
+    runtime, job = read_yaml(script("nano", EIGHT, target="kubernetes", here=tmp_path))
+    spec = job["spec"]
+    assert spec["runtimeRef"] == {"kind": runtime["kind"], "name": runtime["metadata"]["name"]}
+    jobs = runtime["spec"]["template"]["spec"]
+    assert jobs["failurePolicy"] == {"maxRestarts": 0}
+    pods = jobs["replicatedJobs"][0]["template"]["spec"]
+    assert pods["backoffLimit"] == 0
+    assert pods["template"]["spec"]["restartPolicy"] == "Never"
 
 
 @pytest.mark.azure
@@ -353,14 +372,14 @@ def test_deepspeed_trains_on_two_nodes(corpus, tmp_path):
         pytest.skip("deepspeed is not installed: pip install -e '.[engines]'")
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "ssh").write_text("#!/bin/bash\necho 127.0.0.1\n")
+    (tools / "ssh").write_text("#!/bin/bash\necho 192.0.2.1\n")  # which nobody reaches
     (tools / "pdsh").write_text(
         '#!/bin/bash\nshift 5\nfor n in 0 1; do bash -c "${*//%n/$n}" & pids+=($!); done\n'
         'for pid in "${pids[@]}"; do wait "$pid" || exit; done\n'
     )
     for tool in tools.iterdir():
         tool.chmod(0o755)
-    (tmp_path / "hosts").write_text("first\nsecond\n")
+    (tmp_path / "hosts").write_text("localhost\n127.0.0.1\n")  # rank 0 waits on the first
     overrides = [*small(corpus), "parallel.tp=2", "parallel.pp=2"]
     text = script("nano", overrides, target="deepspeed", gpus_per_node=2, here=tmp_path, run="run")
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"

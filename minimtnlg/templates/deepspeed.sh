@@ -9,6 +9,8 @@
 {% else %}
 #     bash THIS_FILE          on the node itself
 {% endif %}
+#
+# PORT=... before it chooses another port than 29500 for rank 0 to wait at.
 
 set -euo pipefail
 here={{ here | sh }}
@@ -35,6 +37,15 @@ grep . "$1" | sed 's/$/ slots={{ gpus }}/' >"$hostfile"
 {% endif %}
 
 # The command `deepspeed`, as a module of the interpreter that the ranks use.
+{% if nodes > 1 %}
+# Rank 0 waits on the first of HOSTS, by the name it has there: left alone, DeepSpeed takes the first
+# of that node's addresses, which need not be one that the others reach.
+{% endif %}
 {{ python | sh }} -m deepspeed.launcher.runner \
-    {{ '--hostfile "$hostfile"' if nodes > 1 else "--num_gpus " ~ gpus }} --master_port 29500 \
+{% if nodes > 1 %}
+    --hostfile "$hostfile" --master_addr "$(grep -m 1 . "$1")" \
+{% else %}
+    --num_gpus {{ gpus }} \
+{% endif %}
+    --master_port "${PORT:-29500}" \
     --no_python --no_local_rank bash "$(realpath "$0")" rank

@@ -51,7 +51,7 @@ def batch_of(config, mesh):
 
 
 def measure(config, names, runs, steps):
-    """What this rank found: ({engine: [seconds of a step] for each run}, {engine: first loss}, gpu).
+    """What a rank found: ({engine: [seconds of a step] for each run}, {engine: first loss}, gpu).
 
     A run's seconds are the mean of `steps`. gpu: whether the rank has one of its own.
     """
@@ -100,7 +100,8 @@ def main(
     """Time a training step of each engine."""
     given, names = overrides or [], only.split(",")
     layouts = LAYOUTS
-    if torch.cuda.device_count() == 1 or any(override.startswith("parallel.") for override in given):
+    asked = any(override.startswith("parallel.") for override in given)
+    if asked or torch.cuda.device_count() == 1:
         layouts = {" ".join(given) or "one rank": []}
     print(f"{device.name()}, torch {torch.__version__}")
     for title, layout in layouts.items():

@@ -1,7 +1,7 @@
 """A private Slurm on this machine: munge, a controller and two nodes, nothing outside one folder.
 
-The nodes node1 and node2 have eight CPUs and eight GPUs each. There are no such CPUs, and the GPUs
-are character devices that nobody opens: Slurm only counts them. Nodes have no names in the
+The nodes node1 and node2 have 16 CPUs, 128 GB and eight GPUs each. There is no such hardware, and
+the GPUs are character devices that nobody opens: Slurm only counts. Nodes have no names in the
 network's sense; Slurm knows their address, 127.0.0.1, as `scontrol show node` tells.
 """
 
@@ -37,10 +37,10 @@ SelectTypeParameters=CR_CPU
 MpiDefault=none
 ReturnToService=2
 KillWait=2
-# Eight CPUs a node, whatever the machine has.
+# CPUs and memory as said below, whatever the machine has.
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=DEFAULT CPUs=8 RealMemory=4096 Gres=gpu:8
+NodeName=DEFAULT CPUs=16 RealMemory=131072 Gres=gpu:8
 NodeName=node[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]},{ports[2]}]
 PartitionName=all Nodes=ALL Default=YES State=UP
 """

@@ -4,10 +4,12 @@ Most jobs start a stand-in for Python, which computes nothing: what is tested is
 """
 
 import json
+import os
 import re
-import shlex
-import sys
+import signal
+import socket
 
+import psutil
 import pytest
 
 from minimtnlg.config import load
@@ -27,9 +29,7 @@ def job(tmp_path):
     def of(what, overrides=LAYOUT, **options):
         python = tmp_path / "its python"  # a blank in its name, as nothing forbids
         python.write_text(
-            "#!/bin/bash\n"
-            f'if [ "$1" = -c ]; then exec {shlex.quote(sys.executable)} "$@"; fi\n'  # a free port
-            f'if [ "${{!#}}" = --help ]; then echo "$HELP"; exit 0; fi\n{what}\n'
+            f'#!/bin/bash\nif [ "${{!#}}" = --help ]; then echo "$HELP"; exit 0; fi\n{what}\n'
         )
         python.chmod(0o755)
         options = dict(gpus_per_node=4, here=tmp_path, run="runs/one run") | options
@@ -47,8 +47,8 @@ def lines_of(log):
 
 
 def test_slurm_accepts_the_script(slurm, tmp_path):
-    for overrides, gpus in ((LAYOUT, 4), ([], 8), (["parallel.dp=16", "train.micro_batch=1",
-                                                    "train.ramp=null"], 8)):  # fmt: skip
+    many = ["parallel.dp=16", "train.micro_batch=1", "train.ramp=null"]
+    for overrides, gpus in ((LAYOUT, 4), ([], 8), (many, 8)):
         path = tmp_path / "job.sh"
         path.write_text(script("nano", overrides, target="slurm", gpus_per_node=gpus))
         status, told = slurm.call("sbatch", "--test-only", str(path))
@@ -79,6 +79,34 @@ def test_ranks_share_one_rendezvous_and_the_environment(slurm, job):
     assert re.fullmatch(r"127\.0\.0\.1 \d+ 1", told.pop())
 
 
+def test_a_port_that_somebody_listens_at_is_left_to_him(slurm, job):
+    number = slurm.submit(job('echo "$MASTER_PORT"'), "--hold")
+    own = 20000 + int(number) % 10000
+    with socket.create_server(("127.0.0.1", own)):
+        slurm.call("scontrol", "release", number)
+        assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert lines_of(slurm.log(number))[0] == [str(own + 1)]
+
+
+def test_part_of_a_node_has_cores_and_memory(slurm, job):
+    """Two GPUs of eight. What srun asks for can't be seen without binding, only that it's told."""
+    what = 'echo "$SRUN_CPUS_PER_TASK"'
+    number = slurm.submit(job(what, ["parallel.dp=2", "train.ramp=null"], gpus_per_node=8))
+    facts = slurm.facts(number)
+    assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert (facts["NumCPUs"], facts["MemPerTres"]) == ("16", "gres:gpu:65536")
+    assert lines_of(slurm.log(number)) == {0: ["8"], 1: ["8"]}
+
+
+def test_the_probe_gets_all_ranks_and_may_end_the_job(slurm, job):
+    tell = 'echo "$RANK of $WORLD_SIZE: $1"; exit 3'
+    text = job(tell).replace("\n#on_all_ranks ", "\non_all_ranks ")
+    number = slurm.submit(text)
+    assert slurm.outcome(number) == ("FAILED", 3)
+    told = {line for lines in lines_of(slurm.log(number)).values() for line in lines}
+    assert told and told <= {f"{rank} of 8: scaling/probe.py" for rank in range(8)}
+
+
 def test_the_exit_code_of_the_ranks_is_that_of_the_job(slurm, job, tmp_path):
     path = tmp_path / "job.sh"
     path.write_text(job("exit 3"))
@@ -92,6 +120,34 @@ def test_a_rank_that_fails_ends_the_job_with_its_message(slurm, job):
     number = slurm.submit(job(f'if [ "$RANK" = 5 ]; then {fail}; fi; exec sleep 1000'))
     assert slurm.outcome(number) == ("FAILED", 2)
     assert lines_of(slurm.log(number))[5] == ["minimtnlg: why it ends"]
+
+
+def test_a_rank_that_somebody_else_terminates_ends_the_job(slurm, job):
+    number = slurm.submit(job('echo "$RANK is $$"; exec sleep 1000'))
+    slurm.wait(number, lambda facts: len(lines_of(log(slurm, number))) == 8)
+    os.kill(int(lines_of(slurm.log(number))[5][0].split()[-1]), signal.SIGTERM)
+    assert slurm.outcome(number) == ("FAILED", 1)
+    assert re.search("^5: Terminated$.*Terminating StepId", slurm.log(number), re.M | re.S)
+
+
+def test_ranks_that_are_all_terminated_are_no_success(slurm, job):
+    number = slurm.submit(job("echo at work; exec sleep 1000"))
+    slurm.wait(number, lambda facts: len(lines_of(log(slurm, number))) == 8)
+    slurm.call("scancel", "--signal=TERM", f"{number}.0")
+    assert slurm.outcome(number) == ("FAILED", 1)
+
+
+def test_a_job_that_cannot_be_requeued_goes_on(slurm, job, tmp_path):
+    """Slurm refuses; the ranks end later, by themselves, and twice is as once."""
+    work = f"echo at work; for _ in {{1..60}}; do [ -e {tmp_path}/enough ] && exit 4; sleep 1; done"
+    number = slurm.submit(job(work), "--no-requeue")
+    slurm.wait(number, lambda facts: len(lines_of(log(slurm, number))) == 8)
+    for times in (1, 2):
+        slurm.call("scancel", "--batch", "--signal=USR1", number)
+        refused = "not requeued: going on.*" * times
+        slurm.wait(number, lambda facts, r=refused: re.search(r, log(slurm, number), re.S), 60)
+    (tmp_path / "enough").touch()
+    assert slurm.outcome(number) == ("FAILED", 4)
 
 
 @pytest.mark.parametrize("resumes", [True, False])
@@ -112,6 +168,8 @@ def test_a_job_that_gets_the_signal_goes_back_into_the_queue(slurm, job, tmp_pat
     assert [lines[0] for lines in lines_of(second.partition("restart 1")[2]).values()] == [
         f"given {again}"
     ] * 8
+    told = "can't resume a run; it starts again from step 0, in runs/one run-restart-1\n" in second
+    assert told != resumes
 
 
 def log(slurm, number):
@@ -136,14 +194,15 @@ def losses(run):
     return [(row["step"], row["loss"], row.get("valid_loss")) for row in rows]
 
 
-def start(slurm, corpus, folder, engine, layout):
-    """Number of a job that trains in `layout` on two nodes, into folder/run."""
+def start(slurm, corpus, folder, engine, layout, *options):
+    """Number of a job that trains in `layout` on two nodes, into folder/run; options: sbatch's."""
     overrides, ranks = small(corpus, *layout), Layout(**sizes(layout)).world
     return slurm.submit(
         script(
             "nano", overrides, target="slurm", engine=engine, gpus_per_node=ranks // 2,
             here=folder, run="run",
-        )
+        ),
+        *options,
     )  # fmt: skip
 
 
@@ -194,15 +253,37 @@ def test_a_folder_that_holds_a_run_is_one_line_of_each_rank(slurm, corpus, tmp_p
 
 
 @pytest.mark.long
-def test_a_pre_empted_run_is_trained_in_the_end(slurm, corpus, tmp_path):
-    """The signal comes in the middle of a long run; Slurm starts it again."""
+def test_a_rank_that_is_killed_ends_the_run(slurm, corpus, tmp_path):
     number = start(slurm, corpus, tmp_path, "mini", [*FOUR, "train.steps=100000"])
     metrics = tmp_path / "run" / "metrics.jsonl"
     slurm.wait(number, lambda facts: metrics.exists() and metrics.read_text())
-    slurm.call("scancel", "--batch", "--signal=USR1", number)
+    [victim] = [process for process in psutil.process_iter() if is_rank(process, number, 2)]
+    victim.kill()
+    assert slurm.outcome(number) == ("FAILED", 128 + 9)
+    assert re.search(r"^ *2: .*Killed", slurm.log(number), re.MULTILINE)
+
+
+def is_rank(process, job, rank):
+    """Whether a process computes as this rank of this job."""
+    try:
+        told = process.environ()
+    except psutil.Error:
+        return False
+    here = {"SLURM_JOB_ID": job, "RANK": str(rank)}
+    return here.items() <= told.items() and process.name().startswith("python")
+
+
+@pytest.mark.long
+def test_a_pre_empted_run_is_trained_in_the_end(slurm, corpus, tmp_path):
+    """Slurm's own signal comes in the middle of a long run, and Slurm starts it again."""
+    overrides = [*FOUR, "train.steps=100000"]
+    early = ["--time=5", "--signal=B:USR1@240"]  # in the second of five minutes
+    number = start(slurm, corpus, tmp_path, "mini", overrides, *early)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    slurm.wait(number, lambda facts: metrics.exists() and metrics.read_text())
     queued = {"Restarts": "1", "JobState": "PENDING"}
     slurm.wait(number, lambda facts: queued.items() <= facts.items())
-    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
+    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=60")
     again = tmp_path / "run-restart-1" / "metrics.jsonl"
     slurm.wait(number, lambda facts: again.exists() and again.read_text())
     slurm.call("scancel", number)
