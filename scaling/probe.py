@@ -163,10 +163,12 @@ def multiply(seconds):
 
     By then the chip is warm, and one that gets too hot has lowered its clock.
     """
-    dtype = torch.float32 if device.device().type == "cpu" else torch.bfloat16
+    # Ranks on a CPU may share cores: products so short that some are not interrupted.
+    cpu = device.device().type == "cpu"
+    dtype, size = (torch.float32, 256) if cpu else (torch.bfloat16, None)
     rates, end = [], time.perf_counter() + seconds
     while not rates or time.perf_counter() < end:
-        rates.append(device.matmul_flops(dtype))
+        rates.append(device.matmul_flops(dtype, size))
     return statistics.median(rates[len(rates) // 2 :])
 
 

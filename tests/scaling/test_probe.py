@@ -105,7 +105,7 @@ def on_four_ranks():
     with Slow("c10d::send", 0.5 if rank == 1 else 0, when=lambda args: args[2] == 1):
         found["slow wire"] = probe.measure(hosts, rank, 2, 0, 4096)
     probe.multiply = multiply
-    with Slow("aten::mm", 1.0 if rank == 2 else 0):
+    with Slow("aten::mm", 0.1 if rank == 2 else 0):
         found["slow rank"] = probe.measure(hosts, rank, 2, 0, 4096)
     return found
 
@@ -155,7 +155,7 @@ import contextlib, os, runpy, sys
 sys.path.insert(0, {tests!r})
 from slow import Slow
 slow = os.environ["RANK"] == "2"
-with Slow("aten::mm", 1.0) if slow else contextlib.nullcontext():
+with Slow("aten::mm", 0.1) if slow else contextlib.nullcontext():
     runpy.run_path({probe!r}, run_name="__main__")
 """
 
