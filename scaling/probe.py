@@ -14,8 +14,8 @@
   wire, whatever n. nccl-tests calls it busbw [S41].
 - Verdict: exit status 1 where a rank, group or pair is below --slow x the median of its kind, or
   below half of what device and wires promise: then all of them may have taken a wrong way.
-
-With gloo nothing is promised: between ranks of one machine the wire is the machine's memory.
+- The promise is that of a DGX with eight GPUs. The same GPUs have been built into nodes with fewer
+  wires: say yours with --near and --far. With gloo nothing is promised but what these two say.
 """
 
 import json
@@ -74,7 +74,8 @@ class Rates:
             if rate < factor * self.median:
                 yield f"{told}, {rate / self.median:.2f} of the median"
             elif self.promised and rate < FAR * self.promised:
-                yield f"{told}, {rate / self.promised:.2f} of what is promised"
+                share = f"{rate / self.promised:.2f} of what is promised"
+                yield f"{told}, {share}" + " (a DGX: yours? --near, --far)" * (self.unit == "GB/s")
 
 
 def gathered(mine):
@@ -93,6 +94,11 @@ def place():
     A launcher that says nothing of nodes has one rank on each. InputError for what makes no sense.
     """
     rank, world = launched()
+    if world is None and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        raise InputError(
+            "srun has started several of these, and told none its RANK: use on_all_ranks of a "
+            "script that `minimtnlg launch --target slurm` writes"
+        )
     if world is None:
         return 0, 1, 0, 1
     local, size = os.environ.get("LOCAL_RANK", 0), os.environ.get("LOCAL_WORLD_SIZE", 1)
@@ -125,15 +131,26 @@ def meet(store, rank, world, local, size):
     return [host for host, *_ in told]
 
 
-def measure(hosts, rank, size, seconds, nbytes, say=lambda text: None):
+def promised(name, size, near=None, far=None):
+    """(TFLOP/s, GB/s inside a node, GB/s between nodes) of a device; None where nothing is.
+
+    Wires are those of a DGX, so of nodes with eight ranks, but for what `near` and `far` say.
+    """
+    known = [rates for part, rates in PROMISED.items() if part in name]
+    flops, *wires = known[0] if known else (None, None, None)
+    dgx = wires if size == 8 else (None, None)
+    return flops, *(given or of for given, of in zip((near, far), dgx, strict=True))
+
+
+def measure(hosts, rank, size, seconds, nbytes, say=lambda text: None, wires=(None, None)):
     """[Rates], the same on every rank; each kind takes `seconds`, and what is sent is `nbytes`.
 
     hosts  name of the host of each rank, `size` ranks to a node
     say    is told what begins
+    wires  GB/s inside and between nodes where they are not a DGX's
     """
     name = device.name() if device.backend() == "nccl" else "nothing is known of a CPU"
-    promises = [rates for part, rates in PROMISED.items() if part in name]
-    flops, near, far = promises[0] if promises else (None, None, None)
+    flops, near, far = promised(name, size, *wires)
     say(f"ranks: {len(hosts)}, on a node: {size}, {device.name()}; multiplying")
     names = [f"rank {r} on {host}" for r, host in enumerate(hosts)]
     mine = {names[rank]: multiply(seconds) / 1e12}
@@ -142,19 +159,19 @@ def measure(hosts, rank, size, seconds, nbytes, say=lambda text: None):
         return kinds
     mesh = Mesh(Layout(tp=size, dp=len(hosts) // size))
     node, local = divmod(rank, size)
-    wires = [
+    paths = [
         ("inside nodes", mesh.tp, f"node {node} ({hosts[rank]})", near),
         ("between nodes", mesh.dp, f"rank {local} of each node", far),
     ]
-    for where, group, group_name, promised in wires:
+    for where, group, group_name, rate in paths:
         if group is not None:
             say(f"adding up {where}")
             mine = {group_name: add_up(group, nbytes, seconds) / 1e9}
-            kinds.append(Rates(f"sums {where}", "GB/s", gathered(mine), promised))
+            kinds.append(Rates(f"sums {where}", "GB/s", gathered(mine), rate))
             say(f"exchanging {where}")
             there = swap(group, nbytes, seconds).items()
             mine = {" and ".join(names[r] for r in sorted((rank, p))): b / 1e9 for p, b in there}
-            kinds.append(Rates(f"exchanges {where}", "GB/s", gathered(mine), promised))
+            kinds.append(Rates(f"exchanges {where}", "GB/s", gathered(mine), rate))
     return kinds
 
 
@@ -241,7 +258,7 @@ def table(kinds):
     return "\n".join(line.format(*row).rstrip() for row in rows)
 
 
-def check(seconds, mib, slow, file):
+def check(seconds, mib, slow, file, wires=(None, None)):
     """Measure, print on rank 0, write `file` there; return the sentences about who is slow."""
     rank, world, local, size = place()
     if rank == 0 and file and (file.is_dir() or not os.access(file.parent, os.W_OK)):
@@ -257,7 +274,7 @@ def check(seconds, mib, slow, file):
         if rank == 0:
             print(text, file=sys.stderr, flush=True)
 
-    kinds = measure(hosts, rank, size, seconds, mib * 2**20, say)
+    kinds = measure(hosts, rank, size, seconds, mib * 2**20, say, wires)
     found = [line for kind in kinds for line in kind.slow(slow)]
     if rank == 0:
         print(table(kinds))
@@ -275,11 +292,13 @@ def main(
     seconds: Annotated[int, typer.Option(min=0, help="For each kind of measurement.")] = 60,
     mib: Annotated[int, typer.Option(min=1, help="MiB of a tensor that is sent.")] = 256,
     slow: Annotated[float, typer.Option(min=0, max=1, help="Of the median: below is slow.")] = 0.8,
+    near: Annotated[float | None, typer.Option(help="GB/s of a GPU each way in a node.")] = None,
+    far: Annotated[float | None, typer.Option(help="The same between nodes.")] = None,
     file: Annotated[Path | None, typer.Option("--json", help="Also write all rates here.")] = None,
 ):
     """Measure every rank and every wire; exit status 1 if one of them is slow, 2 on bad input."""
     try:
-        found = check(seconds, mib, slow, file)
+        found = check(seconds, mib, slow, file, (near, far))
     except InputError as error:
         print(f"probe.py: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -17,7 +17,7 @@
 # - A rank **raised** an error of its own. The others then lose the connection to it, or are ended.
 # - A rank was **killed** by the system, with signal 9, and had no time to say anything. The launcher
 #   reports exit code 137, which is 128 + 9. Ranks that are left over the launcher ends itself, with
-#   signal 15: exit code 143.
+#   signal 15: exit code 143. (All of them obey. Where one does not, a launcher kills it in the end.)
 # - A rank **hangs**. All others wait for it until their watchdogs end them, each with the number of
 #   the collective that did not come to its end. Who hangs has no such line, or is stuck in an
 #   earlier collective than all others.

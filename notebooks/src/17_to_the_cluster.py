@@ -142,7 +142,9 @@ except dist.DistStoreError as error:
 # **rendezvous**. Afterwards each knows all others, and process groups can be made.
 #
 # Where does the number of a node come from? There are two ways. In the *static* way the scheduler
-# says it: node 0, node 1, node 2. In the *dynamic* way the store counts: who comes first is node 0.
+# says it: node 0, node 1, node 2. In the *dynamic* way the nodes find it out at the store. In our
+# toy the store counts: who comes first is node 0. (torchrun's dynamic rendezvous sorts the nodes by
+# address once all are there.)
 #
 # By hand, three nodes of two GPUs. In both ways the ranks of a node are neighbours:
 #
@@ -151,8 +153,8 @@ except dist.DistStoreError as error:
 # GPU 1 of node 2 is rank $2 \cdot 2 + 1 = 5$ of $3 \cdot 2 = 6$. Because of this formula the slices
 # of a layer share a node, as placement wants it (lesson 12).
 #
-# Here is the dynamic way, with a process for each of three nodes. They wake up at different times
-# (they sleep first), as computers do.
+# Here is the toy, with a process for each of three nodes. They wake up at different times (they
+# sleep first), as computers do.
 
 
 # %%
@@ -207,9 +209,10 @@ figure(
 
 # %% [markdown]
 # Two things to keep. Everybody waits for the last one, so a node that does not come up keeps all
-# others from working, and they are paid for. And in the dynamic way nodes get their numbers in the
-# order in which they come: here `c` has lower ranks than `b`. Two starts of the same job can place
-# ranks differently.
+# others from working, and they are paid for. And in the dynamic way the numbers are not the
+# scheduler's: here `c` has lower ranks than `b`, and with another way to count they would be placed
+# otherwise. The scheduler knows which nodes are close to each other in the network; the store does
+# not.
 #
 # ### Who starts the processes
 #
@@ -250,11 +253,11 @@ print("\n".join(lines))
 # - `#SBATCH` lines are for **sbatch**: how many nodes, how many processes and GPUs on each, how long,
 #   where the log goes. They are comments for the shell. `--signal` and `--requeue` are for the day
 #   when the nodes are taken away: Slurm sends a signal first, and the script puts itself back into
-#   the queue.
+#   the queue. A run can't be resumed yet, so for now it begins again, and the log says so.
 # - Then the rendezvous: the address of this node, the first, and a port that is free.
-# - `srun` starts the script's last command once for each GPU of each node. From Slurm's own
-#   variables come `RANK` and the others: this is the static way. `--label` puts the rank before each
-#   line of the log, and `--kill-on-bad-exit` ends all ranks when one fails.
+# - `srun` starts a command once for each GPU of each node; here it is in the function `on_all_ranks`.
+#   From Slurm's own variables come `RANK` and the others: this is the static way. `--label` puts the
+#   rank before each line of the log, and `--kill-on-bad-exit` ends all ranks when one fails.
 #
 # Now for 420 nodes: 12 replicas instead of 8. Which lines change?
 
@@ -277,11 +280,12 @@ measured(
 # %%
 STARTS = [
     ("laptop", "minimtnlg train nano --out runs/nano"),
+    ("data", "minimtnlg data prepare --out corpora/web --vocab gpt2 --sources ~/texts"),
     ("one GPU", "minimtnlg train scaling/configs/gpt-1.3b.yaml --out runs/1.3b"),
-    ("one node", "minimtnlg launch scaling/configs/megatron-8b.yaml --target torchrun --out go.sh"),
-    ("", "bash go.sh"),
-    ("many nodes", "minimtnlg launch scaling/configs/turing-17b.yaml --target slurm --out go.sh"),
-    ("", "sbatch go.sh"),
+    ("one node", "minimtnlg launch scaling/configs/megatron-8b.yaml --target torchrun --out node.sh"),
+    ("", "bash node.sh"),
+    ("many nodes", "minimtnlg launch scaling/configs/turing-17b.yaml --target slurm --out job.sh"),
+    ("", "sbatch job.sh"),
 ]
 for where, command in STARTS:
     print(f"{where:12}{command}")
@@ -299,8 +303,7 @@ print((RECORDED / "17_slurm_good.log").read_text())
 # %% [markdown]
 # The first line comes from the script: which nodes, the meeting point, the folder. Then rank 0
 # speaks for all. Write such a first line into every job: when you look for the cause of trouble a
-# week later, it says where it ran. (The warning about cpu binding is this small Slurm's own. The
-# sample makes no sense after six steps.)
+# week later, it says where it ran. (The warning about cpu binding is this small Slurm's own.)
 #
 # ### The log of a job that did not
 #
@@ -374,12 +377,18 @@ measured(
 #
 # - An error that a rank raised by itself is a cause, a lost connection is a consequence.
 # - Exit code 137 is a cause: $128 + 9$, a process that signal 9 has ended, most often because memory
-#   ran out. `Terminated`, or exit code $143 = 128 + 15$, is a consequence: srun ended those that were
-#   left.
+#   ran out. Many clusters then add `Out Of Memory` or `oom_kill event`. It is no cause below the line
+#   `Terminating StepId`: there srun kills those that would not go.
+# - `Terminated`, or exit code $143 = 128 + 15$, is a consequence: srun ended those that were left.
+#   Our script reports these with exit code 1, so that the job's own is the one of the rank that
+#   failed.
 # - A timeout of many ranks is a consequence. The cause is the rank that is *not* among them (lesson
 #   06).
 #
-# The place in the file proves nothing: lines are written late, and clocks of nodes differ.
+# The place of what ranks wrote proves nothing: lines are written late, and clocks of nodes differ.
+#
+# (This log is gloo's. With NCCL the others often say nothing at all, until a watchdog or srun ends
+# them.)
 
 # %% [markdown]
 # ### Before the first hour is paid
@@ -401,7 +410,7 @@ measured(
 #
 # `scaling/probe.py` does 2, 5 and 6 in ten minutes, on any job that a launcher can start:
 #
-# `torchrun --nproc-per-node 8 ... scaling/probe.py`
+# `torchrun --nproc-per-node 8 scaling/probe.py`
 #
 # It has to compare with a promise. An all-reduce takes a time that depends on the number of ranks;
 # the wire does not. So one divides what a rank *sends* by the time (lesson 06):
@@ -594,9 +603,13 @@ assert min(kinds[0].values, key=kinds[0].values.get) == "rank 2 on node1"
 #
 # With gloo nothing is promised, since the wire is this machine's memory. On GPUs the column holds
 # what you saw in the table above. The probe ends with exit code 1 if somebody is below 0.8 of the
-# median of its kind, or below half of the promise, so that a script can stop there:
+# median of its kind, or below half of the promise, so that a script can stop there. In a batch script
+# that `minimtnlg launch` has written, take away the `#` before
 #
-# `srun ... scaling/probe.py && srun ... minimtnlg train ...`
+# `#on_all_ranks python scaling/probe.py`
+#
+# The promise is that of a DGX. Machines with the same GPUs have been built with fewer wires; tell the
+# probe yours with `--near` and `--far`, in GB/s each way of a GPU.
 
 # %% [markdown]
 # ## Cost

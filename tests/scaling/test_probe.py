@@ -45,6 +45,21 @@ def test_slow_is_below_the_median_or_far_below_the_promise():
     assert len(list(alone.slow(0.8))) == 1 and not list(alone.slow(0.7))
 
 
+def test_wires_are_promised_to_a_dgx_or_by_the_user():
+    a100 = "8 x NVIDIA A100-SXM4-80GB"
+    assert probe.promised(a100, 8) == (312, 300, 25)
+    assert probe.promised(a100, 4) == (312, None, None)
+    assert probe.promised(a100, 8, far=6.25) == (312, 300, 6.25)
+    assert probe.promised("CPU, 2 threads", 8, near=5.0) == (None, 5.0, None)
+
+
+def test_ranks_of_srun_that_were_told_nothing_are_refused(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(InputError, match="told none its RANK: use on_all_ranks"):
+        probe.place()
+
+
 def test_without_a_launcher_there_is_one_rank(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "nonsense")
