@@ -31,7 +31,7 @@ def named(name):
         raise InputError(
             f"--engine {name} needs {package}: pip install 'minimtnlg[engines]' brings it"
         )
-    _quiet()
+    quiet()
     return getattr(importlib.import_module(module), cls)
 
 
@@ -43,7 +43,7 @@ def installed(package):
         return False
 
 
-def _quiet():
+def quiet():
     """Silence what no user can act on: names that torch would change, and on a CPU what is missing.
 
     That is packages for GPUs, and that the random state of the "GPU", which is the CPU's, changes.
