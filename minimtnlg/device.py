@@ -31,6 +31,11 @@ def device():
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def gpus():
+    """How many GPUs this process sees."""
+    return torch.cuda.device_count()
+
+
 def select():
     """Make device() the one that libraries take where they are told none; once in each rank."""
     if device().type == "cuda":

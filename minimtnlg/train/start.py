@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from minimtnlg.device import backend, device, memory, select
+from minimtnlg.device import backend, device, gpus, memory, select
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.collectives import all_reduce
 
@@ -99,7 +99,7 @@ def _refuse_other_backends(store, rank, world):
 
     They would wait for each other in different libraries.
     """
-    seen = torch.cuda.device_count()
+    seen = gpus()
     if seen and backend() == "gloo":
         mine = f"sees {seen} GPUs for {os.environ.get('LOCAL_WORLD_SIZE', 1)} local ranks"
     else:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from minimtnlg import run
@@ -140,7 +141,7 @@ def test_ranks_that_do_not_come(environment, monkeypatch, rank):
 )
 def test_ranks_with_and_without_gpus_do_not_meet(environment, monkeypatch, here, there, says):
     environment({"LOCAL_WORLD_SIZE": "8"})
-    monkeypatch.setattr(start.torch.cuda, "device_count", lambda: here)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
     store = dist.HashStore()
     store.set("rank 1", there)
     for rank in (0, 1):  # the second reads what the first has found
