@@ -39,9 +39,9 @@ def job(tmp_path):
 
 
 def lines_of(log):
-    """{rank: its lines} of a log."""
+    """{rank: its lines} of a log, without those that Slurm's own step writes among them."""
     lines = {}
-    for rank, text in re.findall(r"^ *(\d+): (.*)$", log, re.MULTILINE):
+    for rank, text in re.findall(r"^ *(\d+): (?!slurmstepd-)(.*)$", log, re.MULTILINE):
         lines.setdefault(int(rank), []).append(text)
     return lines
 
