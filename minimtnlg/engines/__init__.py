@@ -9,7 +9,17 @@ import logging
 import warnings
 from importlib.util import find_spec
 
+import torch
+
 from minimtnlg.errors import InputError
+
+# Before an engine is imported, by whomever: silence what no user can act on. That is names that
+# torch would change; on a CPU packages for GPUs, which are missing, and that the random state of
+# the "GPU", which is the CPU's, changes.
+warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+if not torch.cuda.is_available():
+    warnings.filterwarnings("ignore", module="megatron")
+    logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 
 # name -> (module, class, the package that it needs)
 ENGINES = {
@@ -31,7 +41,6 @@ def named(name):
         raise InputError(
             f"--engine {name} needs {package}: pip install 'minimtnlg[engines]' brings it"
         )
-    quiet()
     return getattr(importlib.import_module(module), cls)
 
 
@@ -41,16 +50,3 @@ def installed(package):
         return find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-
-
-def quiet():
-    """Silence what no user can act on: names that torch would change, and on a CPU what is missing.
-
-    That is packages for GPUs, and that the random state of the "GPU", which is the CPU's, changes.
-    """
-    import torch
-
-    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
-    if not torch.cuda.is_available():
-        warnings.filterwarnings("ignore", module="megatron")
-        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from minimtnlg.config import Parallel
 from minimtnlg.device import DTYPES
-from minimtnlg.engines import installed, quiet
+from minimtnlg.engines import installed
 from minimtnlg.errors import InputError
 from minimtnlg.ranks import RankError, run
 from minimtnlg.train.checkpoint import load_run
@@ -87,7 +87,6 @@ def _in_a_rank(function, *args):
 def _rank(function, *args):
     from minimtnlg.engines.cpu_as_cuda import on_device
 
-    quiet()
     # of things that PyTorch's part of the loader is built on
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     return on_device(function)(*args)
