@@ -273,14 +273,19 @@ def values_of(source, overrides=()):
         values = {name: dict(part) for name, part in PRESETS[str(source)].items()}
     else:
         values = _read(Path(source))
+    return overridden(values, overrides, SECTIONS)
+
+
+def overridden(values, overrides, sections):
+    """`values`, a dict of sections, with "section.key=value" texts put into it."""
     for override in overrides:
         key, equals, text = override.partition("=")
         part, dot, name = key.partition(".")
         require(equals and dot, f"override {override!r}: write section.key=value")
-        if part not in SECTIONS:
+        if part not in sections:
             raise InputError(
-                f"override {override!r}: no section {part!r}; there are {', '.join(SECTIONS)}"
-                f"{_nearest(part, SECTIONS)}"
+                f"override {override!r}: no section {part!r}; there are {', '.join(sections)}"
+                f"{_nearest(part, sections)}"
             )
         values.setdefault(part, {})[name] = _yaml(text, f"override {override!r}")
     return values
@@ -305,11 +310,16 @@ def _read(path):
             f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset; "
             f"presets are {', '.join(PRESETS)}{_nearest(str(path), PRESETS)}"
         ) from None
+    return parsed(text, path, SECTIONS)
+
+
+def parsed(text, path, sections):
+    """The dict of sections that `text`, the YAML of file `path`, holds; InputError if none is."""
     values = _yaml(text, str(path))
-    require(isinstance(values, dict), f"{path}: expected the sections {', '.join(SECTIONS)}")
+    require(isinstance(values, dict), f"{path}: expected the sections {', '.join(sections)}")
     for name, part in values.items():
         require(
-            isinstance(part, dict) or name not in SECTIONS,
+            isinstance(part, dict) or name not in sections,
             f"{path}: section {name!r} should hold keys, it is {part!r}",
         )
     return values
@@ -322,12 +332,12 @@ def _yaml(text, where):
         raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def build(values):
-    """The Config of a dict of sections; InputError says in one line what can't be."""
+def build(values, cls=Config):
+    """The Config, or other `cls`, of a dict of sections; InputError says in one line what can't be."""
     try:
-        return _CONFIG.validate_python(values)
+        return pydantic.TypeAdapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
-        raise InputError(_one_line(Config, error)) from None
+        raise InputError(_one_line(cls, error)) from None
 
 
 def _one_line(cls, error):
@@ -356,4 +366,3 @@ def _nearest(name, names):
 
 
 SECTIONS = [field.name for field in dataclasses.fields(Config)]
-_CONFIG = pydantic.TypeAdapter(Config)

@@ -61,12 +61,13 @@ class Corpus:
         return Tokenizer.load(self.folder / "tokenizer.json")
 
     def weights(self, given=None):
-        """{source: weight} in the folder's order; each source's number of tokens if none is given.
+        """{source: weight} in the folder's order: the given ones, else those that the corpus was
+        made with, else each source's number of tokens.
 
         A source that isn't in `given` is left out; one that the corpus hasn't is an InputError, and
         so is a weight that isn't positive.
         """
-        given = given or self.tokens
+        given = given or self.manifest.get("weights") or self.tokens
         for name in given:
             if name not in self.readers:
                 near = difflib.get_close_matches(name, self.readers, 1, 0)[0]

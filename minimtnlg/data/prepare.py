@@ -39,7 +39,7 @@ def prepare(out, sources=None, vocab=2048, progress=True):
     sources themselves refuse.
     """
     out = Path(out).expanduser()
-    sources = _resolved(DEFAULT_SOURCES if sources is None else sources)
+    sources = resolved(DEFAULT_SOURCES if sources is None else sources)
     if vocab != "gpt2":
         check_size(vocab)
     options = {"sources": list(sources.values()), "vocab": vocab}
@@ -47,7 +47,8 @@ def prepare(out, sources=None, vocab=2048, progress=True):
         name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
         with only_one(cache_dir() / "locks" / f"{name}.lock", out):
             if not _finished(out, options):
-                _prepare(out, sources, vocab, options, progress)
+                opened = {name: (facts(at), documents(at)) for name, at in sources.items()}
+                fill(out, opened, vocab, options, progress)
     except OSError as error:
         raise InputError(f"can't write the corpus {out}: {error}") from None
     corpus = Corpus(out)
@@ -71,7 +72,7 @@ def table(corpus):
     return "\n".join([*lines, f"{corpus.folder}: {size}"])
 
 
-def _resolved(sources):
+def resolved(sources):
     """{label: name or absolute path} of the sources, each checked to be one."""
     found = {}
     for name in map(str, sources):
@@ -98,10 +99,11 @@ def _finished(out, options):
     raise InputError(f"{out} was prepared from {was}, not {now}; choose another --out or remove it")
 
 
-def _prepare(out, sources, vocab, options, progress):
+def fill(out, sources, vocab, options, progress, weights=None):
+    """Fill the new folder `out`; sources: {name: (facts, Documents)}, weights: {name: weight}."""
     with appearing(out.resolve()) as aside:
         aside.mkdir()
-        made = {name: _read(name, source, aside, progress) for name, source in sources.items()}
+        made = {name: _read(name, *source, aside, progress) for name, source in sources.items()}
         tokenizer = gpt2() if vocab == "gpt2" else _train(made, aside, vocab, progress)
         for name in sources:
             made[name] |= _encode(name, made[name]["documents"], aside, tokenizer, progress)
@@ -118,24 +120,25 @@ def _prepare(out, sources, vocab, options, progress):
                 **_fingerprint(aside / "tokenizer.json"),
             },
             "sources": made,
+            **({"weights": weights} if weights else {}),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (aside / "corpus.json").write_text(text, encoding="utf-8")
 
 
-def _read(name, source, folder, progress):
+def _read(name, facts, documents, folder, progress):
     """Keep the texts of a source in a file, so that none is read or cleaned twice; its facts."""
     count = characters = 0
     digest = hashlib.sha256()
     with open(_texts_file(folder, name), "w", encoding="utf-8") as f:
-        for document in _bar(f"read {name}", progress, documents(source)):
+        for document in _bar(f"read {name}", progress, documents):
             f.write(json.dumps(document.text) + "\n")
             digest.update(document.text.encode("utf-8") + b"\0")
             count += 1
             characters += len(document.text)
     if not count:
-        raise InputError(f"source {source} holds no text")
-    found = {"documents": count, "characters": characters, **facts(source)}
+        raise InputError(f"source {name} holds no text")
+    found = {"documents": count, "characters": characters, **facts}
     return found | {"text_sha256": digest.hexdigest()}
 
 

@@ -87,7 +87,7 @@ def test_the_same_texts_give_the_same_bytes(tmp_path, texts):
 
 def test_a_finished_folder_is_used_again_or_refused(tmp_path, texts, monkeypatch):
     make(tmp_path, texts)
-    monkeypatch.setattr(module, "_prepare", lambda *_: pytest.fail("prepared again"))
+    monkeypatch.setattr(module, "fill", lambda *_: pytest.fail("prepared again"))
     make(tmp_path, texts)
     with pytest.raises(InputError, match="prepared from .* with vocab 300, not .* with vocab 400"):
         make(tmp_path, texts, vocab=400)
@@ -154,7 +154,7 @@ prepare.prepare({str(tmp_path / "corpus")!r}, [{str(texts / "files")!r}], 300, p
 
 def test_two_at_once_make_one(tmp_path, texts, monkeypatch, capsys):
     made, inside, go_on = [], threading.Event(), threading.Event()
-    real = module._prepare
+    real = module.fill
 
     def slow(*arguments):
         made.append(1)
@@ -162,7 +162,7 @@ def test_two_at_once_make_one(tmp_path, texts, monkeypatch, capsys):
         go_on.wait(20)
         real(*arguments)
 
-    monkeypatch.setattr(module, "_prepare", slow)
+    monkeypatch.setattr(module, "fill", slow)
     threads = [threading.Thread(target=make, args=(tmp_path, texts)) for _ in range(2)]
     threads[0].start()
     assert inside.wait(20)
