@@ -59,6 +59,38 @@ def data_prepare(
     corpus.verify()  # one that was there already may have changed since
 
 
+@data.command("curate")
+def data_curate(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, as in dedup.jaccard=0.9")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of all steps; a begun one goes on.")] = ...,
+    sources: Annotated[
+        str,
+        typer.Option(help="Names from `data sources`, paths or hf:NAME, divided by commas."),
+    ] = "",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A YAML file of sections; else MT-NLG's numbers.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many work side by side; else one a core.")
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="stop at what can't be read, or skip it and say so.")
+    ] = "stop",
+):
+    """Make a clean corpus as MT-NLG's was made: extract, filter, deduplicate, decontaminate."""
+    from minimtnlg.data.curate import curate, summary
+    from minimtnlg.data.recipe import load
+
+    if on_error not in ("stop", "skip"):
+        raise InputError(f"--on-error {on_error!r}: stop or skip")
+    names = [name.strip() for name in sources.split(",") if name.strip()]
+    chosen = load(recipe, overrides or ())
+    curate(out, names if sources else None, chosen, processes, on_error == "stop")
+    print(summary(out))
+
+
 @data.command("sources")
 def data_sources():
     """List the known sources with their licence and origin."""

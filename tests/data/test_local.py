@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+import zstandard
 
 from minimtnlg.data.local import local_texts
 from minimtnlg.errors import InputError
@@ -23,22 +24,25 @@ def test_a_folder_in_order_without_what_is_hidden_or_no_text(tmp_path):
     put(tmp_path / ".git" / "x.txt", "no")
     put(tmp_path / ".hidden.txt", "no")
     put(tmp_path / "e.tar.gz", b"no")
-    found = [(text, name) for text, name, _ in local_texts(tmp_path)]
+    found = [(text, name) for text, name, *_ in local_texts(tmp_path)]
     assert found == [("c été", "a/c.MD"), ("d", "a/d.py"), ("b\nb", "b.txt")]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+PACK = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACK)
 def test_json_lines(tmp_path, suffix):
-    records = [{"text": "one"}, {"text": "two", "id": 7, "url": "http://a/b"}]
+    records = [{"text": "one"}, {"text": "two", "id": 7, "url": "http://a/b", "meta": {"lang": "en"}}]
     content = "\n\n".join(map(json.dumps, records)).encode()
-    path = put(tmp_path / f"x.y{suffix}", gzip.compress(content) if "gz" in suffix else content)
-    expected = [("one", f"x.y{suffix}:1", ""), ("two", "7", "http://a/b")]
+    path = put(tmp_path / f"x.y{suffix}", PACK[suffix](content))
+    expected = [("one", f"x.y{suffix}:1", "", {}), ("two", "7", "http://a/b", {"lang": "en"})]
     assert list(local_texts(path)) == list(local_texts(tmp_path)) == expected
 
 
 def test_a_named_file_is_read_whatever_its_suffix(tmp_path):
     path = put(tmp_path / "README", "words")
-    assert list(local_texts(path)) == [("words", "README", "")]
+    assert list(local_texts(path)) == [("words", "README", "", {})]
     with pytest.raises(InputError, match="no text in .*: no file there ends in one of .*[.]jsonl"):
         list(local_texts(tmp_path))
 

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from minimtnlg.data import sources
+from minimtnlg.data import packaged, sources
 from minimtnlg.data.sources import DEFAULT_SOURCES, Document, describe_sources, documents, label
 from minimtnlg.errors import InputError
 
@@ -39,7 +39,7 @@ def test_wikipedia_is_real_and_clean(package):
 
 
 def given(monkeypatch, **files):
-    monkeypatch.setattr(sources, "members", lambda *_: [(n, c) for n, c in files.items()])
+    monkeypatch.setattr(packaged, "members", lambda *_: [(n, c) for n, c in files.items()])
 
 
 def test_readers_of_packages(monkeypatch):

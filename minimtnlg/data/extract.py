@@ -1,0 +1,109 @@
+"""From HTML to text: the paragraphs that a reader came for, without menus, links and footers.
+
+`justext`, the paper's choice [S3, sec. 3.1.2], judges each paragraph by its length, its links and
+its share of function words, then by its neighbours. `resiliparse` goes by the tags' names and is
+some nine times as fast; docs/corpus.md compares what they leave.
+
+jusText needs to know the language, for its list of function words. It is guessed from the visible
+text, so that a page in another language stays one, and is dropped as such by the next step.
+"""
+
+import dataclasses
+import functools
+import re
+
+from minimtnlg.data.language import identified
+from minimtnlg.data.shards import Outcome
+from minimtnlg.errors import InputError
+
+# Languages that jusText has a list for, of those that are common on the web.
+LISTS = {
+    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish",
+    "de": "German", "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian",
+    "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
+    "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ko": "Korean",
+    "lt": "Lithuanian", "lv": "Latvian", "nl": "Dutch", "no": "Norwegian_Bokmal", "pl": "Polish",
+    "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak", "sl": "Slovenian",
+    "sr": "Serbian", "sv": "Swedish", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese",
+}  # fmt: skip
+DEEPEST = 500  # tags inside each other; beyond it parsers that recurse give up
+TAG = re.compile(r"<(/?)[a-zA-Z]")
+
+
+def extracted(document, engine="justext"):
+    """The text of a Document that is a page; any other passes.
+
+    Its paragraphs are separated by an empty line. Its meta has "page" then, and kind text.
+    """
+    if document.kind != "page":
+        return Outcome((document,))
+    text = {"justext": by_justext, "resiliparse": by_resiliparse}[engine](document.text)
+    if not text:
+        return Outcome(reason="no text in the page")
+    meta = document.meta | {"kind": "text", "page": True}
+    return Outcome((dataclasses.replace(document, text=text, meta=meta),))
+
+
+def by_justext(html):
+    """The paragraphs of a page that jusText takes for text; "" if there are none."""
+    tree, visible = _parsed(html)
+    if not visible.strip():
+        return ""
+    words, limits = _function_words(identified(visible)[0])
+    justext, _ = _libraries()
+    try:
+        paragraphs = justext.justext(_clean(html, tree), words, **limits)
+    except (justext.core.JustextError, ValueError, AssertionError):  # no document, says lxml
+        return ""
+    return "\n\n".join(p.text.strip() for p in paragraphs if not p.is_boilerplate)
+
+
+def by_resiliparse(html):
+    """The main content of a page by resiliparse; "" if there is none."""
+    _, extract = _libraries()
+    tree, _ = _parsed(html)
+    return extract(tree, main_content=True, alt_texts=False).strip()
+
+
+def _parsed(html):
+    """(tree, visible text) of a page, by a parser that takes anything, as browsers do."""
+    _, extract = _libraries()
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(html.replace("\0", ""))
+    return tree, extract(tree, preserve_formatting=False, main_content=False)
+
+
+def _clean(html, tree):
+    """HTML that lxml takes: no null byte, no declared encoding, and not nested without end."""
+    depth = deepest = 0
+    for match in TAG.finditer(html):
+        depth += -1 if match[1] else 1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        _, extract = _libraries()
+        lines = extract(tree, main_content=False).splitlines()
+        return "".join(f"<p>{line.replace('<', '&lt;')}</p>" for line in lines)
+    return re.sub(r"^\s*<\?xml[^>]*\?>", "", html.replace("\0", ""))
+
+
+@functools.cache
+def _function_words(code):
+    """jusText's list for a language, and the limits that go with it: none where there is none."""
+    justext, _ = _libraries()
+    if code in LISTS:
+        return justext.get_stoplist(LISTS[code]), {}
+    return frozenset(), {"stopwords_low": 0, "stopwords_high": 0}
+
+
+@functools.cache
+def _libraries():
+    try:
+        import justext
+        from resiliparse.extract.html2text import extract_plain_text
+    except ImportError:
+        raise InputError(
+            "pages are read with justext and resiliparse, which aren't installed: "
+            "pip install 'minimtnlg[data]'"
+        ) from None
+    return justext, extract_plain_text

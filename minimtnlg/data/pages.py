@@ -1,0 +1,102 @@
+"""HTML pages of this machine: files, and the WARC files in which Common Crawl keeps them [S3].
+
+What can't be read is named, with the file and the number of the record, and reading goes on with
+the next one if the caller wishes. A page is decoded as a browser would do it: by what the server
+said, by what the page says of itself, else by its bytes. Bytes that fit nothing become U+FFFD.
+"""
+
+import codecs
+import re
+import zlib
+
+from minimtnlg.errors import InputError
+
+HTML = {".html", ".htm", ".xhtml"}
+WARC = {".warc", ".warc.gz"}
+LARGEST = 10_000_000  # bytes of a page
+
+
+def page(path, name, complain):
+    """(text, id, url, meta) of a file of HTML, or nothing; the text is the HTML itself."""
+    try:
+        with open(path, "rb") as f:
+            content = f.read(LARGEST + 1)
+    except OSError as error:
+        complain(f"can't read {path}: {error.strerror}")
+        return
+    if len(content) > LARGEST:
+        complain(f"{path} is a page of more than {LARGEST:,} bytes")
+    elif not content.strip():
+        complain(f"{path} is empty")
+    else:
+        yield decoded(content), name, "", {"kind": "page"}
+
+
+def warc_pages(path, name, complain):
+    """(text, id, url, meta) of each HTML page in a WARC file, plain or gzipped.
+
+    That is every answer of status 200 whose content is HTML; others are no pages and are passed
+    over in silence.
+    """
+    try:
+        from warcio.archiveiterator import ArchiveIterator
+        from warcio.exceptions import ArchiveLoadFailed
+    except ImportError:
+        raise InputError(
+            f"{path} is read with warcio, which isn't installed: pip install 'minimtnlg[data]'"
+        ) from None
+    number = 0
+    try:
+        with open(path, "rb") as f:
+            for number, record in enumerate(ArchiveIterator(f), 1):
+                where = f"{path} record {number}"
+                if record.rec_type == "response" and _is_html(record):
+                    yield from _page_of(record, where, f"{name}:{number}", complain)
+                while record.raw_stream.read(1 << 20):
+                    pass
+                if getattr(record.raw_stream, "limit", 1) > 0:  # of bytes still to come
+                    raise EOFError("the file ends within it")
+        if not number:
+            complain(f"{path} holds no record")
+    except (ArchiveLoadFailed, OSError, EOFError, ValueError, zlib.error) as error:
+        reason = ascii(str(error))[1:-1][:80]
+        complain(f"{path} record {max(1, number)} can't be read, nor what follows: {reason}")
+
+
+def _is_html(record):
+    headers = record.http_headers
+    if headers is None or headers.get_statuscode() != "200":
+        return False
+    kind = headers.get_header("Content-Type") or ""
+    return kind.split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
+
+
+def _page_of(record, where, name, complain):
+    content = record.content_stream().read(LARGEST + 1)
+    url = record.rec_headers.get_header("WARC-Target-URI") or ""
+    if len(content) > LARGEST:
+        complain(f"{where} is a page of more than {LARGEST:,} bytes, {url}")
+    elif not content.strip():
+        complain(f"{where} is an empty page, {url}")
+    else:
+        kind = record.http_headers.get_header("Content-Type")
+        charset = re.search(r"charset=[\"']?([\w-]+)", kind, re.I)
+        meta = {"kind": "page", "date": record.rec_headers.get_header("WARC-Date") or ""}
+        yield decoded(content, charset and charset[1]), name, url, meta
+
+
+def decoded(content, charset=None):
+    """The bytes of a page as text. charset: what the server said of it, if it did."""
+    try:
+        from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+    except ImportError:
+        raise InputError(
+            "pages are decoded by resiliparse, which isn't installed: pip install 'minimtnlg[data]'"
+        ) from None
+    if charset:
+        try:
+            charset = codecs.lookup(charset).name
+        except LookupError:
+            charset = None
+    charset = charset or detect_encoding(content, from_html_meta=True)
+    return bytes_to_str(content, charset).encode("utf-8", "replace").decode("utf-8")
