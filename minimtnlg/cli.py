@@ -96,7 +96,13 @@ def data_sources():
     """List the known sources with their licence and origin."""
     from minimtnlg.data.sources import describe_sources
 
-    _table(describe_sources())
+    rows = describe_sources()
+    short = ("name", "kind", "default", "needs", "megabytes", "cached", "licence", "version")
+    _table([{key: row[key] for key in short} for row in rows])
+    print()
+    _table([{key: row[key] for key in ("name", "origin")} for row in rows])
+    print()
+    _table([{key: row[key] for key in ("name", "package")} for row in rows])
 
 
 @app.command()

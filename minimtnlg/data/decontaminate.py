@@ -20,6 +20,7 @@ from minimtnlg.files import appearing
 
 WORD = re.compile(r"\w+")
 P = np.uint64(0x9E3779B97F4A7C15)  # base of the hash of a run of words, modulo 2^64
+UPPER = np.uint64(64 - 22)
 
 
 def texts_of(records):
@@ -42,18 +43,21 @@ class Index:
         words   {word: number}
         grams   int32 [n, longest], sorted by hash; a shorter one ends in -1
         hashes  uint64 [n]
-        sizes   their lengths in words, each once
+        seen    bool [2^22]: whether any hash has these upper bits; most runs of words end there
+        sizes   lengths in words, each once
     """
 
     def __init__(self, words, grams):
-        self.words = {word: number for number, word in enumerate(words)}
+        self.words = _Numbers((word, number) for number, word in enumerate(words))
         sizes = np.count_nonzero(grams >= 0, axis=1)
         hashes = np.zeros(len(grams), np.uint64)
-        for size in np.unique(sizes):
-            hashes[sizes == size] = _hash(grams[sizes == size, :size].T)
+        for size, hashed in _hashes(grams.T, grams.shape[1]):
+            hashes[sizes == size] = hashed[sizes == size]
         order = np.argsort(hashes, kind="stable")
         self.grams, self.hashes = grams[order], hashes[order]
-        self.sizes = np.unique(sizes).tolist()
+        self.seen = np.zeros(2**22, bool)
+        self.seen[hashes >> UPPER] = True
+        self.sizes = set(sizes.tolist())
 
     @classmethod
     def build(cls, texts, longest=13, shortest=8):
@@ -62,8 +66,7 @@ class Index:
         """
         numbers, found = {}, set()
         for text in texts:
-            words = [word.lower() for word in WORD.findall(text)]
-            row = [numbers.setdefault(word, len(numbers)) for word in words]
+            row = [numbers.setdefault(word, len(numbers)) for word in WORD.findall(_small(text))]
             if shortest <= len(row) < longest:
                 found.add((*row, *[-1] * (longest - len(row))))
             for start in range(len(row) - longest + 1):
@@ -87,23 +90,31 @@ class Index:
             raise InputError(f"{path} isn't an index of n-grams: {error}") from None
 
     def found_in(self, text):
-        """(number of the n-gram, first character, behind the last) of each match in a text."""
-        matches = list(WORD.finditer(text))
-        row = np.array([self.words.get(match[0].lower(), -1) for match in matches], np.int32)
-        for size in self.sizes:
-            count = max(0, len(row) - size + 1)
-            hashes = _hash([row[i : i + count] for i in range(size)])
-            left, right = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
-            for start in np.flatnonzero(left < right).tolist():
-                run = row[start : start + size]
-                for gram in range(left[start], right[start]):  # one, but for hashes that collide
-                    if np.array_equal(self.grams[gram][self.grams[gram] >= 0], run):
-                        yield gram, matches[start].start(), matches[start + size - 1].end()
+        """[(number of the n-gram, first character, behind the last)] of all matches in a text."""
+        text, found = _small(text), []
+        row = np.array([self.words[word] for word in WORD.findall(text)], np.int32)
+        for size, hashes in _hashes([row[i:] for i in range(self.grams.shape[1])], len(row)):
+            if size in self.sizes:
+                for start in np.flatnonzero(self.seen[hashes >> UPPER]).tolist():
+                    run, left = row[start : start + size], self.hashes.searchsorted(hashes[start])
+                    right = self.hashes.searchsorted(hashes[start], "right")
+                    for gram in range(left, right):  # one, but for hashes that collide
+                        if np.array_equal(self.grams[gram][self.grams[gram] >= 0], run):
+                            found.append((gram, start, start + size - 1))
+        if not found:
+            return []
+        spans = [match.span() for match in WORD.finditer(text)]
+        return [(gram, spans[first][0], spans[last][1]) for gram, first, last in found]
+
+
+class _Numbers(dict):
+    def __missing__(self, word):
+        return -1
 
 
 def counted(document, index):
     """How often each n-gram of the Index in file `index` stands in a Document: {number: times}."""
-    return Counter(gram for gram, _, _ in _loaded(index).found_in(document.text))
+    return Counter(gram for gram, *_ in _loaded(index).found_in(document.text))
 
 
 def cut(document, index, common=frozenset(), margin=200, shortest=200, splits=10):
@@ -142,12 +153,25 @@ def cut(document, index, common=frozenset(), margin=200, shortest=200, splits=10
     )
 
 
-def _hash(columns):
-    """The hash of runs of words: uint64 [n], from the numbers of their first words, second, ..."""
+def _small(text):
+    """The text in small letters, each in its place: a letter that would become two stays."""
+    small = text.lower()
+    if len(small) == len(text):
+        return small
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _hashes(columns, words):
+    """(size, uint64 [n]): hashes of runs of 1 word, 2, ... up to all columns or all `words`.
+
+    columns: the numbers of the first words of the runs, of the second, ...; each may be one shorter
+    than the one before.
+    """
     hashed = np.uint64(0)
-    for column in columns:
-        hashed = hashed * P + (np.asarray(column, np.int64) + 2).astype(np.uint64)  # modulo 2^64
-    return hashed ^ (hashed >> np.uint64(31))
+    for size, column in enumerate(columns[: min(words, len(columns))], 1):
+        number = (column.astype(np.int64) + 2).astype(np.uint64)
+        hashed = (hashed[: len(number)] if size > 1 else hashed) * P + number  # modulo 2^64
+        yield size, hashed ^ (hashed >> np.uint64(31))
 
 
 @functools.lru_cache(1)

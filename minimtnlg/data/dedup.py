@@ -45,11 +45,14 @@ def find(
     """
     tasks = [(s, work / f"{s.name}.npz", priority, bands, rows, shingle) for s in shards]
     sketches = workers.each("signatures", sketch, tasks)
-    facts = np.concatenate([_part(path, "facts") for path in sketches])
-    starts = [0, *accumulate(len(_part(path, "facts")) for path in sketches)]
+    parts = [_part(path, "facts") for path in sketches]
+    facts = np.concatenate([np.empty(0, FACTS), *parts])
+    starts = [0, *accumulate(map(len, parts))]
+    del parts
 
     def band(number):
-        return np.concatenate([_part(path, f"band{number}") for path in sketches])
+        parts = (_part(path, f"band{number}") for path in sketches)
+        return np.concatenate([np.empty(0, np.uint64), *parts])
 
     first = _first_of_key(facts)
     candidate = np.zeros(len(facts), bool)
@@ -66,7 +69,7 @@ def find(
         (_buckets(band(number), first) for number in range(bands)), facts["key"],
         lambda i, j: sets.alike(i, j) >= jaccard, rounds,
     )  # fmt: skip
-    survivor, components = _survivors(facts, first, pairs)
+    survivor, sizes = _survivors(facts, first, pairs)
     removed = np.where(facts["key"] == facts["key"][survivor], 2, 1).astype(np.int8)
     removed[survivor == np.arange(len(facts))] = 0
     found = []
@@ -78,7 +81,8 @@ def find(
         "candidates": int(candidate.sum()),
         "compared": compared,
         "pairs": len(pairs),
-        "components": components,
+        "components": int(np.sum(sizes > 1)),
+        "largest component": int(sizes.max(initial=0)),
         "repeated ids": len(facts) - len(np.unique(facts["name"])),
         "index bytes per document": round((index + 2 * 8 * len(facts)) / max(1, len(facts))),
     }
@@ -98,12 +102,12 @@ def duplicates(texts, *, bands=20, rows=13, jaccard=0.8, rounds=10, shingle=5):
     """
     sets = [shingles(text, shingle) for text in texts]
     chosen = functions(bands * rows)
-    table = np.array([buckets_of(signature(s, chosen), bands, rows) for s in sets])
+    table = np.array([buckets_of(signature(s, chosen), bands, rows) for s in sets], np.uint64)
     facts = np.zeros(len(texts), FACTS)
     facts["key"] = [key(text) for text in texts]
     facts["tie"] = range(len(texts))
     first = _first_of_key(facts)
-    columns = (_buckets(column, first) for column in table.T)
+    columns = (_buckets(column, first) for column in table.reshape(-1, bands).T)
     pairs, _ = _pairs(
         columns, facts["key"], lambda i, j: _jaccard(sets[i], sets[j]) >= jaccard, rounds
     )
@@ -222,7 +226,7 @@ def _pairs(bands, keys, similar, rounds):
 
 
 def _survivors(facts, first, pairs):
-    """(for each document the one that stays in its place, number of components above one)."""
+    """(for each document the one that stays in its place, documents of each component)."""
     try:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -238,4 +242,4 @@ def _survivors(facts, first, pairs):
     order = np.lexsort((facts["tie"], facts["key"], facts["rank"]))
     best = np.full(count, -1)
     best[component[order[::-1]]] = order[::-1]  # the last to be written is the smallest
-    return best[component], int(np.sum(np.bincount(component) > 1)) if count else 0
+    return best[component], np.bincount(component)

@@ -5,9 +5,9 @@ that come with each crawl name it.
 """
 
 import hashlib
+import http.client
 import shutil
 import sys
-import urllib.error
 import urllib.request
 
 from minimtnlg.data.packages import cache_dir
@@ -40,8 +40,11 @@ def fetched(address):
                         raise InputError(
                             f"{url} ended after {f.tell():,} of {int(expected):,} bytes: try again"
                         )
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"couldn't fetch {url} ({error}); check the network") from None
+        except InputError:
+            raise
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"couldn't fetch {url} ({reason}); check the address and the network"
+            ) from None
     return path

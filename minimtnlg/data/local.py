@@ -121,5 +121,6 @@ def _record(line, file, name, number, say, blank):
     if not record["text"].strip():
         blank(f"{file} line {number} has no text")
     meta = record.get("meta")
-    where = str(record.get("id", f"{name}:{number}")), str(record.get("url", ""))
-    yield record["text"], *where, meta if isinstance(meta, dict) else {}
+    own = record.get("id")  # null is no name
+    own = f"{name}:{number}" if own is None else str(own)
+    yield record["text"], own, str(record.get("url") or ""), meta if isinstance(meta, dict) else {}

@@ -12,6 +12,7 @@ import numpy as np
 
 BANDS, ROWS = 20, 13  # 260 hash functions [S3]
 BLOCK = 1024  # shingles that meet all hash functions at a time: keeps the table in the cache
+STRETCH = 1 << 20  # characters of a text that are hashed at a time
 P = np.uint64(0x9E3779B97F4A7C15)  # any odd number with well-mixed bits
 
 
@@ -24,13 +25,23 @@ def shingles(text, length=5):
     text = " ".join(text.lower().split())
     if not text:
         return np.empty(0, np.uint32)
-    characters = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64)
-    count = max(1, len(characters) - length + 1)
-    hashed = np.zeros(count, np.uint64)
-    for i in range(min(length, len(characters))):
-        hashed = hashed * P + characters[i : i + count] + np.uint64(1)  # modulo 2^64
-    hashed ^= hashed >> np.uint64(29)
-    return np.unique((hashed * P >> np.uint64(32)).astype(np.uint32))
+    characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    length = min(length, len(characters))
+    found = []
+    for start in range(0, len(characters) - length + 1, STRETCH):
+        stretch = characters[start : start + STRETCH + length - 1].astype(np.uint64)
+        hashed = np.zeros(len(stretch) - length + 1, np.uint64)
+        for i in range(length):
+            hashed = hashed * P + stretch[i : i + len(hashed)] # modulo 2^64
+        hashed ^= hashed >> np.uint64(29)
+        found.append(_unique((hashed * P >> np.uint64(32)).astype(np.uint32)))
+    return found[0] if len(found) == 1 else _unique(np.concatenate(found))
+
+
+def _unique(values):
+    """np.unique, which takes ten times as long since it hashes; one value at least."""
+    values.sort()
+    return values[np.append(True, values[1:] != values[:-1])]
 
 
 def jaccard(a, b):

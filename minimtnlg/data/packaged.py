@@ -6,7 +6,8 @@ url, meta) of each document.
 
 import bz2
 import email
-import email.policy
+import email.errors
+import email.header
 import io
 import json
 import re
@@ -115,20 +116,38 @@ def _r_strings(content):
 
 
 def _mail(source):
+    """The subject and the body as text; where there is only HTML, that, its subject in meta."""
     for _, content in members(source["package"], source["members"]):
         record = json.loads(content)
         if not isinstance(record, dict):  # a list of the files
             continue
-        message = email.message_from_string(record["text"], policy=email.policy.compat32)
-        parts = {part.get_content_type(): part for part in message.walk()}
+        message = email.message_from_string(record["text"])
+        parts = {part.get_content_type(): part for part in reversed(list(message.walk()))}
         part = parts.get("text/plain") or parts.get("text/html")
         if part is None:
             continue
-        text = decoded(part.get_payload(decode=True), part.get_content_charset())
+        text, subject = _body(part), _subject(message)
         meta = {"label": "spam" if record["group"].startswith("spam") else "ham"}
         if part.get_content_type() == "text/html":
-            meta["kind"] = "page"
+            meta |= {"kind": "page", "subject": subject}
+        elif text.strip():
+            text = f"{subject}\n\n{text}".lstrip()
         yield text, f"{record['group']}/{record['id']}", "", meta
+
+
+def _body(part):
+    if str(part["Content-Transfer-Encoding"]).strip().lower() in ("base64", "quoted-printable"):
+        return decoded(part.get_payload(decode=True), part.get_content_charset())
+    return part.get_payload()  # the package has decoded it already
+
+
+def _subject(message):
+    subject = str(message["Subject"] or "")
+    try:
+        subject = str(email.header.make_header(email.header.decode_header(subject)))
+    except (LookupError, ValueError, email.errors.HeaderParseError):
+        pass  # spam says it is in encodings that it isn't in: as it stands
+    return " ".join(subject.split())
 
 
 READERS = {

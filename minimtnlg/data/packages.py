@@ -68,7 +68,7 @@ def members(name, patterns):
         with zipfile.ZipFile(path) as archive:
             found = {name: archive.read(name) for name in _chosen(archive.namelist(), patterns)}
     else:  # from front to back, once: going back means to unpack all again
-        with tarfile.open(fileobj=_tar(path), mode="r|*") as archive:
+        with _tar(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             found = {
                 member.name: archive.extractfile(member).read()
                 for member in archive

@@ -17,7 +17,7 @@ def repaired(document, shortest=512, shortest_javascript=256):
     if document.kind == "code":
         return Outcome((document,))
     text = mended(document.text)
-    counts = ("text repaired",) if text != document.text else ()
+    counts = ("text repaired",) if text != document.text.strip() else ()
     if len(text) < shortest_javascript and "javascript" in text.lower():
         return Outcome(reason=f"javascript below {shortest_javascript}", counts=counts)
     if len(text) < shortest:
@@ -37,4 +37,4 @@ def mended(text):
             "broken characters are mended by ftfy, which isn't installed: "
             "pip install 'minimtnlg[data]'"
         ) from None
-    return ftfy.fix_text(text, uncurl_quotes=False).strip()
+    return ftfy.fix_text(text.strip(), uncurl_quotes=False).strip()

@@ -15,7 +15,10 @@ import difflib
 import json
 import platform
 import re
+import zlib
 from pathlib import Path
+
+import zstandard
 
 from minimtnlg.data.elsewhere import ADDRESSES, fetched
 from minimtnlg.data.local import local_texts
@@ -28,6 +31,7 @@ __all__ = ["DEFAULT_SOURCES", "Document", "cache_dir", "describe_sources", "docu
 
 SOURCES, TASKS = CATALOGUE["sources"], CATALOGUE["tasks"]
 DEFAULT_SOURCES = tuple(name for name, source in SOURCES.items() if source.get("default"))
+
 
 def documents(name, complain=None):
     """The documents of a source, one by one; those without text are left out.
@@ -146,15 +150,24 @@ def task_records(name):
     path = Path(name).expanduser()
     if not path.is_file():
         raise InputError(f"no evaluation set {name!r}: {', '.join(TASKS)}, or a file of JSON lines")
-    with opened(path) as f:
-        for number, line in enumerate(f, 1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path} line {number} isn't JSON: {error}") from None
-            if not isinstance(record, dict):
-                raise InputError(f"{path} line {number} isn't a JSON object")
-            yield record
+    number = 0
+    try:
+        with opened(path) as f:
+            for number, line in enumerate(f, 1):
+                if line.strip():
+                    yield _task_record(line, f"{path} line {number}")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(f"can't read {path} after line {number}: {error}") from None
+
+
+def _task_record(line, where):
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} isn't JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{where} isn't a JSON object")
+    return record
 
 
 def _elsewhere(address, complain):

