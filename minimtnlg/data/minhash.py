@@ -11,7 +11,7 @@
 import numpy as np
 
 BANDS, ROWS = 20, 13  # 260 hash functions [S3]
-BLOCK = 1024  # shingles that meet all hash functions at a time: keeps the table in the cache
+BLOCK = 8192  # shingles that meet all hash functions at a time: a table of 17 MB
 STRETCH = 1 << 20  # characters of a text that are hashed at a time
 P = np.uint64(0x9E3779B97F4A7C15)  # any odd number with well-mixed bits
 
@@ -32,7 +32,7 @@ def shingles(text, length=5):
         stretch = characters[start : start + STRETCH + length - 1].astype(np.uint64)
         hashed = np.zeros(len(stretch) - length + 1, np.uint64)
         for i in range(length):
-            hashed = hashed * P + stretch[i : i + len(hashed)] # modulo 2^64
+            hashed = hashed * P + stretch[i : i + len(hashed)] + np.uint64(1)  # modulo 2^64
         hashed ^= hashed >> np.uint64(29)
         found.append(_unique((hashed * P >> np.uint64(32)).astype(np.uint32)))
     return found[0] if len(found) == 1 else _unique(np.concatenate(found))

@@ -6,14 +6,17 @@ said, by what the page says of itself, else by its bytes. Bytes that fit nothing
 """
 
 import codecs
+import os
 import re
-import zlib
 
 from minimtnlg.errors import InputError
 
 HTML = {".html", ".htm", ".xhtml"}
 WARC = {".warc", ".warc.gz"}
 LARGEST = 10_000_000  # bytes of a page
+MARKS = {  # of the order of bytes, as a page may begin with
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 
 
 def page(path, name, complain):
@@ -45,22 +48,31 @@ def warc_pages(path, name, complain):
         raise InputError(
             f"{path} is read with warcio, which isn't installed: pip install 'minimtnlg[data]'"
         ) from None
-    number = 0
+    whole = 0  # records that were read to their end
     try:
         with open(path, "rb") as f:
-            for number, record in enumerate(ArchiveIterator(f), 1):
-                where = f"{path} record {number}"
-                if record.rec_type == "response" and _is_html(record):
-                    yield from _page_of(record, where, f"{name}:{number}", complain)
+            records = ArchiveIterator(f)
+            for record in records:
+                is_page = record.rec_type == "response" and _is_html(record)
+                content = record.content_stream().read(LARGEST + 1) if is_page else b""
                 while record.raw_stream.read(1 << 20):
                     pass
                 if getattr(record.raw_stream, "limit", 1) > 0:  # of bytes still to come
                     raise EOFError("the file ends within it")
-        if not number:
-            complain(f"{path} holds no record")
-    except (ArchiveLoadFailed, OSError, EOFError, ValueError, zlib.error) as error:
-        reason = ascii(str(error))[1:-1][:80]
-        complain(f"{path} record {max(1, number)} can't be read, nor what follows: {reason}")
+                whole += 1
+                if is_page:
+                    where = f"{path} record {whole}"
+                    yield from _page_of(record, content, where, f"{name}:{whole}", complain)
+            if whole and records.offset < os.fstat(f.fileno()).st_size:  # cut in a header
+                raise EOFError("the file ends within it")
+        if not whole:
+            complain(f"{path} holds no whole record")
+    except InputError:  # a complaint
+        raise
+    except Exception as error:  # warcio has many kinds, and some are mere slips of its own
+        known = isinstance(error, (ArchiveLoadFailed, OSError, EOFError))
+        reason = ascii(str(error))[1:-1][:80] if known else "it isn't made as records are"
+        complain(f"{path} record {whole + 1} can't be read, nor what follows: {reason}")
 
 
 def _is_html(record):
@@ -71,8 +83,7 @@ def _is_html(record):
     return kind.split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
 
 
-def _page_of(record, where, name, complain):
-    content = record.content_stream().read(LARGEST + 1)
+def _page_of(record, content, where, name, complain):
     url = record.rec_headers.get_header("WARC-Target-URI") or ""
     if len(content) > LARGEST:
         complain(f"{where} is a page of more than {LARGEST:,} bytes, {url}")
@@ -86,17 +97,19 @@ def _page_of(record, where, name, complain):
 
 
 def decoded(content, charset=None):
-    """The bytes of a page as text. charset: what the server said of it, if it did."""
+    """The bytes of a page as text. charset: what the server said of it, if it did.
+
+    A byte order mark says it best. A name is taken as browsers take it [WHATWG's list of labels]:
+    latin-1 means windows-1252, and one that is no encoding of text is as good as none.
+    """
     try:
-        from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+        from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
     except ImportError:
         raise InputError(
             "pages are decoded by resiliparse, which isn't installed: pip install 'minimtnlg[data]'"
         ) from None
-    if charset:
-        try:
-            charset = codecs.lookup(charset).name
-        except LookupError:
-            charset = None
-    charset = charset or detect_encoding(content, from_html_meta=True)
-    return bytes_to_str(content, charset).encode("utf-8", "replace").decode("utf-8")
+    for mark, marked in MARKS.items():
+        if content.startswith(mark):
+            return content[len(mark) :].decode(marked, "replace")
+    known = charset and map_encoding_to_html5(charset, fallback_utf8=False)
+    return content.decode(known or detect_encoding(content, from_html_meta=True), "replace")

@@ -2,14 +2,15 @@
 
 - The classifier learns good documents from raw ones by their words and pairs of words, as MT-NLG's
   fastText of 2-grams did [S3, sec. 3.1.2]. It is scikit-learn's: hashed counts and a logistic
-  regression. On the same documents it was as accurate and, unlike fastText on several threads, it
-  gives the same weights every time (docs/corpus.md).
+  regression. fastText is archived, and on several threads it never learns the same twice.
 - A document of score p is kept if a number drawn from a Pareto distribution of alpha 3 is above
   1 - p [S3; S20]. So a good one always stays, and one of score 0 in 1 of 8 cases.
 """
 
 import dataclasses
 import functools
+import os
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Classifier:
             with np.load(path) as parts:
                 facts = dict(zip(parts["names"].tolist(), parts["numbers"].tolist(), strict=True))
                 return cls(parts["weights"], float(parts["bias"]), facts)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise InputError(f"{path} isn't a classifier: {error}") from None
 
 
@@ -123,8 +124,12 @@ def _counts():
     return HashingVectorizer(**options).transform
 
 
-@functools.lru_cache(1)
 def _loaded(path):
+    return _loaded_once(path, os.stat(path).st_mtime_ns)  # a file of the same name may be another
+
+
+@functools.lru_cache(1)
+def _loaded_once(path, time):
     return Classifier.load(path)
 
 

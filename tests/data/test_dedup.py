@@ -267,7 +267,7 @@ def all_pairs(texts):
 
 
 def test_precision_and_recall_against_all_pairs():
-    """1 000 documents, 500 planted pairs of many similarities; each run takes the same functions."""
+    """1 000 documents, 500 planted pairs of many similarities; the functions never change."""
     texts = [text(i // 2, (i % 2) * (1 + i // 2 % 19), 100) for i in range(1000)]
     alike = {pair: s for pair, s in all_pairs(texts).items() if s > 0.3}
     assert len(alike) == 500

@@ -137,6 +137,6 @@ def test_memory_stays_small_on_a_long_text():
         tracemalloc.reset_peak()
         held = tracemalloc.get_traced_memory()[0]
         signature(found[:100_000], functions())
-        assert tracemalloc.get_traced_memory()[1] - held < 8e6  # all at once: 208e6
+        assert tracemalloc.get_traced_memory()[1] - held < 24e6  # all at once: 208e6
     finally:
         tracemalloc.stop()
