@@ -1,8 +1,8 @@
 """From HTML to text: the paragraphs that a reader came for, without menus, links and footers.
 
 `justext`, the paper's choice [S3, sec. 3.1.2], judges each paragraph by its length, its links and
-its share of function words, then by its neighbours. `resiliparse` goes by the tags' names and is
-some nine times as fast; docs/corpus.md compares what they leave.
+its share of function words, then by its neighbours. `resiliparse` goes by the tags' names; it is
+much faster and leaves more of menus (docs/corpus.md).
 
 jusText needs to know the language, for its list of function words. It is guessed from the visible
 text, so that a page in another language stays one, and is dropped as such by the next step.

@@ -63,7 +63,6 @@ def test_hashes_that_collide_give_no_false_match(monkeypatch):
 @pytest.fixture
 def index(tmp_path):
     Index.build([LEAK, "one two three four five six seven"]).save(tmp_path / "index.npz")
-    decontaminate._loaded.cache_clear()
     return tmp_path / "index.npz"
 
 
@@ -144,3 +143,19 @@ def test_expressions_stay(index):
 def test_every_string_of_a_record():
     record = {"a": "x", "b": ["y", {"c": "z", "d": 3}], "e": None, "f": [["w"]]}
     assert sorted(texts_of([record, {"a": "v"}])) == ["v", "w", "x", "y", "z"]
+
+
+def test_an_index_that_was_written_again_is_read_again(tmp_path):
+    """As when another recipe fills the same folder in the same process."""
+    path, document = tmp_path / "index.npz", Document(LEAK, "web", "1")
+    Index.build(["other words that are not in the document at all but many of them"]).save(path)
+    assert not counted(document, path)
+    Index.build([LEAK]).save(path)
+    assert sum(counted(document, path).values()) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing"])
+def test_a_damaged_index_is_one_line(tmp_path, content):
+    (tmp_path / "index.npz").write_bytes(content)
+    with pytest.raises(InputError, match="isn't an index of n-grams"):
+        Index.load(tmp_path / "index.npz")

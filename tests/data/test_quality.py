@@ -47,7 +47,6 @@ def made(texts):
 @pytest.fixture
 def saved(made, tmp_path):
     made.save(tmp_path / "classifier.npz")
-    quality._loaded.cache_clear()
     return tmp_path / "classifier.npz"
 
 

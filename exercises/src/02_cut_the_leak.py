@@ -1,0 +1,223 @@
+# ---
+# mark: 2
+# minutes: 30
+# needs: [decontamination]
+# ---
+
+# %% [markdown]
+# # Cut out the leak
+#
+# A document holds sentences of a test. Cut them out, as MT-NLG did it.
+#
+# `grams` is a set of tuples of words in small letters; all have the same length $n$. A word is what
+# `re.finditer(r"\w+", text)` finds, in small letters.
+#
+# - Wherever $n$ words in a row are one of `grams`, the characters from the first of the first word
+#   to the last of the last word are a match.
+# - A match takes `margin` characters with it on each side, if there are so many.
+# - What overlaps or touches is one cut.
+# - The pieces between the cuts stay, in their order, without white space at their ends, if they
+#   have at least `shortest` characters then.
+# - A document that would be cut more than `splits` times is dropped: no piece stays.
+#
+# **Target:** with `margin=3` and `shortest=2`, `"aa bb. One two three! cc dd"` and the gram
+# `("one", "two", "three")` give `["aa b", "c dd"]`.
+
+# %%
+import re
+
+
+# %% tags=["stub"]
+def cut(text, grams, margin=200, shortest=200, splits=10):
+    """The pieces of `text` that are left when all `grams` are cut out of it.
+
+    grams    set of tuples of n words each, in small letters
+    returns  list of strings; [text] where nothing matches
+    """
+    raise NotImplementedError("find the matches, widen and join them, keep what lies between")
+
+# %% [markdown] tags=["hint"]
+# First a list of all words with their places, then the matches as (start, end), then the cuts as a
+# list that grows while you walk along the matches, then the pieces between.
+
+# %% [markdown] tags=["hint"]
+# `places = list(re.finditer(r"\w+", text))` has both: `place[0]` is the word, `place.start()` and
+# `place.end()` say where. A new match belongs to the last cut if its widened start is not behind the
+# end of that cut.
+
+# %% [markdown] tags=["hint"]
+# With `cuts = [[s, e], ...]` the pieces are `text[a:b]` for `a` in `[0, e1, e2, ...]` and `b` in
+# `[s1, s2, ..., len(text)]`.
+
+# %% tags=["solution"]
+def cut(text, grams, margin=200, shortest=200, splits=10):
+    places = list(re.finditer(r"\w+", text))
+    words = [place[0].lower() for place in places]
+    n = len(next(iter(grams), ()))
+    cuts = []
+    for i in range(len(words) - n + 1):
+        if n and tuple(words[i : i + n]) in grams:
+            start = max(0, places[i].start() - margin)
+            end = min(len(text), places[i + n - 1].end() + margin)
+            if cuts and start <= cuts[-1][1]:
+                cuts[-1][1] = end
+            else:
+                cuts.append([start, end])
+    if not cuts:
+        return [text]
+    if len(cuts) > splits:
+        return []
+    edges = [0, *(edge for both in cuts for edge in both), len(text)]
+    pieces = [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [piece for piece in pieces if len(piece) >= shortest]
+
+# %% tags=["check"]
+from minimtnlg.course.check import expect
+
+GRAM = ("one", "two", "three")
+
+
+def the_target(student):
+    """The document of the target"""
+    expect(student("aa bb. One two three! cc dd", {GRAM}, 3, 2), ["aa b", "c dd"], "the pieces")
+
+
+def nothing_to_cut(student):
+    """A document without a match stays as it is"""
+    text = "  one two, and then three. "
+    expect(student(text, {GRAM}), [text], "the pieces of a text without a match",
+           "the words must follow each other; without a match nothing is stripped")  # fmt: skip
+
+
+def whatever_stands_between_words(student):
+    """Words match across punctuation and lines, in any case"""
+    text = "x" * 20 + " ONE,\n(two)   Three " + "y" * 20
+    expect(student(text, {GRAM}, 0, 5), ["x" * 20, "y" * 20], "the pieces",
+           "compare words in small letters; what stands between them doesn't matter")  # fmt: skip
+
+
+def matches_that_touch_are_one_cut(student):
+    """Matches whose margins overlap are one cut"""
+    text = "a" * 30 + " one two three one two three " + "b" * 30
+    expect(student(text, {GRAM}, 5, 1, 1), ["a" * 26, "b" * 26], "the pieces",
+           "two matches side by side are one cut, and so within splits=1")  # fmt: skip
+
+
+def short_pieces_go(student):
+    """A piece below `shortest` is dropped, the others stay in order"""
+    text = "aaaaaaaa one two three bb one two three cccccccc"
+    expect(student(text, {GRAM}, 0, 5), ["aaaaaaaa", "cccccccc"], "the pieces")
+
+# %% tags=["hidden"]
+def many_cuts_drop_the_document(student):
+    """More than `splits` cuts leave nothing, just as many leave the pieces"""
+    text = " one two three ".join(["long enough"] * 4)
+    expect(len(student(text, {GRAM}, 0, 3, 3)), 4, "pieces after three cuts with splits=3")
+    expect(student(text, {GRAM}, 0, 3, 2), [], "the pieces after three cuts with splits=2",
+           "more than `splits` cuts: the document goes")  # fmt: skip
+
+
+def the_margin_ends_with_the_text(student):
+    """A match near an end takes what there is"""
+    text = "ab one two three " + "c" * 30
+    expect(student(text, {GRAM}, 10, 5), ["c" * 21], "the pieces",
+           "a negative start would count from the end of the text")  # fmt: skip
+    expect(student("one two three", {GRAM}, 10, 1), [], "the pieces of a text that is all leak")
+
+
+def white_space_does_not_count(student):
+    """A piece is measured without white space at its ends"""
+    text = "abc        one two three" + " " * 9 + "defgh"
+    expect(student(text, {GRAM}, 0, 4), ["defgh"], "the pieces", "strip first, then measure")
+
+
+def as_the_package_does_it(student):
+    """On a real article, with runs of 13 words"""
+    from pathlib import Path
+    from pydoc_data.topics import topics
+    from tempfile import TemporaryDirectory
+
+    from minimtnlg.data import decontaminate
+    from minimtnlg.data.records import Document
+
+    text = topics["assignment"]
+    words = [word.lower() for word in re.findall(r"\w+", text)]
+    leaks = [" ".join(words[i : i + 20]) for i in (100, 400, 405, 900)]
+    grams = {tuple(leak.split()[i : i + 13]) for leak in leaks for i in range(8)}
+    with TemporaryDirectory() as folder:
+        index = Path(folder) / "grams.npz"
+        decontaminate.Index.build(leaks).save(index)
+        document = Document(text, "help", "assignment")
+        theirs = decontaminate.cut(document, index, margin=100, shortest=150)
+    expect(student(text, grams, 100, 150), [piece.text for piece in theirs.documents],
+           "the pieces of a page of help()")  # fmt: skip
+
+# %% tags=["wrong"]
+def _cut(text, grams, margin, shortest, splits, small=str.lower, join=True, strip=True, low=0):
+    places = list(re.finditer(r"\w+", text))
+    words = [small(place[0]) for place in places]
+    n, cuts = len(next(iter(grams))), []
+    for i in range(len(words) - n + 1):
+        if tuple(words[i : i + n]) in grams:
+            start = max(low, places[i].start() - margin)
+            end = min(len(text), places[i + n - 1].end() + margin)
+            if join and cuts and start <= cuts[-1][1]:
+                cuts[-1][1] = end
+            else:
+                cuts.append([start, end])
+    if not cuts:
+        return [text]
+    if len(cuts) > splits:
+        return []
+    edges = [0, *(edge for both in cuts for edge in both), len(text)]
+    pieces = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    if strip:
+        return [p.strip() for p in pieces if len(p.strip()) >= shortest]
+    return [p.strip() for p in pieces if len(p) >= shortest]
+
+
+def minds_capitals(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: the_target. Words of the text are compared as they are written."""
+    return _cut(text, grams, margin, shortest, splits, small=str)
+
+
+def joins_nothing(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: matches_that_touch_are_one_cut. Each match is a cut of its own."""
+    return _cut(text, grams, margin, shortest, splits, join=False)
+
+
+def measures_with_white_space(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: white_space_does_not_count. Pieces are measured before they are stripped."""
+    return _cut(text, grams, margin, shortest, splits, strip=False)
+
+
+def counts_from_the_end(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: the_margin_ends_with_the_text. A negative start is a place near the end."""
+    return _cut(text, grams, margin, shortest, splits, low=-(10**9))
+
+
+def searches_the_string(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: whatever_stands_between_words. Looks for the words with single blanks."""
+    small = text.lower()
+    for gram in grams:
+        start = small.find(" ".join(gram))
+        if start >= 0:
+            end = start + len(" ".join(gram))
+            pieces = [text[: max(0, start - margin)].strip(), text[end + margin :].strip()]
+            return [piece for piece in pieces if len(piece) >= shortest]
+    return [text]
+
+
+def keeps_short_pieces(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: short_pieces_go. Only empty pieces are dropped."""
+    return _cut(text, grams, margin, 1, splits)
+
+
+def one_cut_too_few(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: many_cuts_drop_the_document. As many cuts as `splits` are too many already."""
+    return _cut(text, grams, margin, shortest, splits - 1)
+
+
+def strips_what_is_whole(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: nothing_to_cut. A document without a match is stripped as well."""
+    return [piece.strip() for piece in _cut(text, grams, margin, shortest, splits)]
