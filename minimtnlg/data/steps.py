@@ -6,13 +6,14 @@ own: extract, language, repair, quality, dedup, decontaminate.
 """
 
 import dataclasses
-import heapq
 import json
 import shutil
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from minimtnlg.data import decontaminate, dedup, quality
 from minimtnlg.data.corpus import Corpus
@@ -140,17 +141,25 @@ def judge(run, shards, folder):
 
 
 def _sample(run, shards, sources):
-    """Texts of some sources: as many as the classifier may learn from, drawn by themselves."""
-    count = run.recipe.quality.documents
-    tasks = [(shard, count) for shard in _of(sources, shards)]
-    found = run.workers.each("sample", sample_shard, tasks)
-    return [text for _, text in heapq.nsmallest(count, (pair for part in found for pair in part))]
+    """Texts of some sources: as many as the classifier may learn from, drawn by themselves.
+
+    Their draws are looked at first, so that no more texts than these are ever held.
+    """
+    count, own = run.recipe.quality.documents, _of(sources, shards)
+    draws = np.concatenate([*run.workers.each("sample", draws_of, [(s,) for s in own]), []])
+    limit = np.sort(draws)[min(count, len(draws)) - 1] if len(draws) else 0.0
+    tasks = [(shard, limit) for shard in own]
+    return [text for part in run.workers.each("sample", texts_below, tasks) for text in part]
 
 
-def sample_shard(shard, count):
-    """[(draw, text)] of the `count` documents of a shard that the draw favours."""
-    drawn = ((draw(document.key, "classifier"), document.text) for document in reading(shard))
-    return heapq.nsmallest(count, drawn)
+def draws_of(shard):
+    """The draw of each document of a shard for the classifier's sample: float64 [documents]."""
+    return np.array([draw(document.key, "classifier") for document in reading(shard)])
+
+
+def texts_below(shard, limit):
+    """The texts of a shard whose draws are at most `limit`."""
+    return [d.text for d in reading(shard) if draw(d.key, "classifier") <= limit]
 
 
 def deduplicate(run, shards, folder):

@@ -3,6 +3,7 @@
     python scaling/bench/curate.py                  # 10 000 documents: documents/s, ours and theirs
     python scaling/bench/curate.py --memory         # peak memory at 10 000 and 100 000 documents
     python scaling/bench/curate.py --languages      # who is right about the handbook's languages
+    python scaling/bench/curate.py --pairs          # deduplication of 5 000 against all pairs
 
 Speed: one process, one document after the other, as each worker does it. Theirs is the library's
 own call on the same input, and nothing else: no counting, no metadata. Both take turns in batches,
@@ -30,7 +31,7 @@ import typer
 from minimtnlg.data import decontaminate, dedup, minhash, quality
 from minimtnlg.data.extract import LISTS, extracted
 from minimtnlg.data.language import identified, in_language
-from minimtnlg.data.recipe import Recipe
+from minimtnlg.data.recipe import load
 from minimtnlg.data.records import SUFFIX, Document, draw
 from minimtnlg.data.repair import repaired
 from minimtnlg.data.shards import Tally, Workers
@@ -201,22 +202,24 @@ def copies(count, folder):
     base = [d for name in ("mail", "factbook", "austen") for d in documents(name)]
     base = [" ".join(d.text.split())[:2000] for d in base if len(d.text) > 1000]
     for number in range(-(-count // 2000)):
-        shard = []
+        name, shard = "good" if number % 2 else "copies", []  # the classifier needs both
         for i in range(number * 2000, min(count, (number + 1) * 2000)):
             pick = random.Random(i)
             words = base[i % len(base)].split()
             for place in range(0, len(words), 3):
                 words[place] = f"w{pick.randrange(10**6)}"
-            shard.append(Document(" ".join(words), "copies", str(i)))
-        put(folder / f"copies-{number:05d}{SUFFIX}", shard)
+            shard.append(Document(" ".join(words), name, str(i)))
+        put(folder / f"{name}-{number:05d}{SUFFIX}", shard)
 
 
 def peak(step, source, target):
     """In a process of its own: MB that a step took above what was there before it."""
-    run = Run(target, {"copies": "copies"}, Recipe(), True, False)
+    names = ("copies", "good")
+    learns = ['quality.good=["good"]', 'quality.raw=["copies"]', "quality.documents=2000"]
+    run = Run(target, {name: name for name in names}, load(None, learns), True, False)
     run.report = {
-        "read": {"counts": {"page copies": 1}},
-        "shuffle": {"sources": {"copies": {"out": [1, 1]}}},
+        "read": {"counts": {}},
+        "shuffle": {"sources": {name: {"out": [1, 1]} for name in names}},
     }
     Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak of what went before
     before = highest()
@@ -292,10 +295,55 @@ def languages(folders=("en-US", "de-DE", "fr-FR", "es-ES", "ru-RU", "ar-MA", "ja
         print(f"{name:24}{right:8}{english:9}{rest:7}{len(texts) / spent:9.0f}", flush=True)
 
 
+def pairs(count=5000):
+    """The table of near-duplicates found, by similarity, against exact Jaccard of all pairs.
+
+    Half of the documents are pieces of real ones, the others the same with a share of their words
+    replaced, from none to a fifth.
+    """
+    from scipy.sparse import csr_array
+
+    base = [" ".join(d.text.split()) for name in ("sotu", "austen") for d in documents(name)]
+    pieces = [text[at : at + 1000] for text in base for at in range(0, len(text) - 1000, 1000)]
+    pick = random.Random(1)
+    chosen = pick.sample(pieces, count // 2)
+    for text in chosen[:]:
+        share, words = pick.uniform(0, 0.2), text.split()
+        words = [word if pick.random() > share else f"w{pick.randrange(10**6)}" for word in words]
+        chosen.append(" ".join(words))
+    sets = [minhash.shingles(text) for text in chosen]
+    ends = np.cumsum([0, *map(len, sets)])
+    columns = np.unique(np.concatenate(sets), return_inverse=True)[1]
+    held = csr_array((np.ones(len(columns), np.int32), columns, ends))
+    left, right, exact = [], [], []
+    for start in range(0, count, 500):
+        both = (held[start : start + 500] @ held.T).tocoo()
+        sizes = np.diff(ends)
+        s = both.data / (sizes[both.row + start] + sizes[both.col] - both.data)
+        near = (s > 0.4) & (both.row + start < both.col)
+        left.append(both.row[near] + start), right.append(both.col[near]), exact.append(s[near])
+    left, right, exact = map(np.concatenate, (left, right, exact))
+    stays = dedup.duplicates(chosen)
+    joined = stays[left] == stays[right]
+    print(f"{count} documents, {len(exact)} pairs above 0.4\n")
+    print("similarity      pairs   joined   share   expected: meet in a bucket")
+    edges = np.array([0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.01])
+    for low, high in zip(edges, edges[1:], strict=False):
+        inside = (exact >= low) & (exact < high)
+        if inside.any():
+            expected = minhash.probability(exact[inside]).mean() * (low >= 0.8)
+            print(f"{low:.2f} to {min(high, 1):.2f} {inside.sum():10} {joined[inside].sum():8}"
+                  f"   {joined[inside].mean():.3f}   {expected:.3f}")  # fmt: skip
+    whole = exact >= 0.8
+    print(f"\nprecision {whole[joined].mean():.4f}, recall {joined[whole].mean():.4f} "
+          f"(expected {minhash.probability(exact[whole]).mean():.4f})")  # fmt: skip
+
+
 def main(
     documents: Annotated[int, typer.Option(help="How many.")] = 10_000,
     with_memory: Annotated[bool, typer.Option("--memory", help="Peaks instead of speed.")] = False,
     with_languages: Annotated[bool, typer.Option("--languages", help="Or languages.")] = False,
+    with_pairs: Annotated[bool, typer.Option("--pairs", help="Or near-duplicates.")] = False,
     step: Annotated[str, typer.Option(hidden=True)] = "",
     source: Annotated[Path | None, typer.Option(hidden=True)] = None,
     target: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -307,6 +355,8 @@ def main(
         memory([documents, 10 * documents])
     elif with_languages:
         languages()
+    elif with_pairs:
+        pairs()
     else:
         speed(documents)
 
