@@ -52,6 +52,9 @@ def curate(out, sources=None, recipe=None, processes=None, stop=True, progress=T
         check_size(recipe.index.vocab)
     if out.is_dir() and any(out.iterdir()) and not (out / "steps").is_dir():
         raise InputError(f"{out} holds other things; choose another --out or remove it")
+    for at in named.values():
+        if Path(at).is_dir() and out.resolve().is_relative_to(at):
+            raise InputError(f"--out {out} lies in the source {at}, which would read it again")
     run = Run(out, named, recipe, stop, progress)
     lock = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     with only_one(cache_dir() / "locks" / f"{lock}.lock", out):
@@ -70,7 +73,8 @@ def _carry_out(run):
             started = time.monotonic()
             try:
                 told = _told(*step(run, shards, folder))
-                _save(folder / "step.json", {"key": key, "report": told})
+                made = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+                _save(folder / "step.json", {"key": key, "shards": made, "report": told})
             except OSError as error:
                 raise InputError(
                     f"{name}: {error}; finished steps stay, see to it and run it again"
@@ -90,6 +94,9 @@ def _finished(folder, key):
     """
     record, begun = _load(folder / "step.json"), folder / "key"
     if record.get("key") == key:
+        for name in record["shards"]:
+            if not (folder / name).is_file():
+                raise InputError(f"no file {folder / name}; remove {folder} to make it again")
         return record["report"]
     if not begun.is_file() or begun.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)
@@ -147,7 +154,12 @@ def summary(out):
 
 def _load(path):
     """The dict that a file of JSON holds, {} where none is."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} isn't JSON ({error}); remove {path.parent}") from None
 
 
 def _save(path, values):

@@ -241,7 +241,8 @@ def index(run, shards, _):
     chosen, corpus, before = run.recipe.index, run.out / "corpus", run.report["shuffle"]["sources"]
     own = {name: at for name, at in run.sources.items() if before.get(name, {"out": [0]})["out"][0]}
     if not own:
-        raise InputError("no document is left after all steps; report.json says where they went")
+        gone = [f"{why} {n}" for told in run.report.values() for why, n in told["removed"].items()]
+        raise InputError(f"no document is left, they went as: {', '.join(gone)}")
     for name in chosen.weights:
         if name not in own:
             raise InputError(

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,7 +326,7 @@ PLAIN = ["quality.good=[]", "quality.raw=['book.jsonl']"]  # nothing is judged
         (['quality.raw=["nothing"]'], "quality.raw names nothing.*there are web, book.jsonl"),
         (['decontaminate.tasks=["nothing.jsonl"]'], "nothing.jsonl"),
         (["repair.shortest=1000000"], "the classifier has 0 good and 0 raw documents"),
-        (["dedup.jaccard=0", "repair.shortest=9000", *PLAIN], "no document is left"),
+        (["repair.shortest=9000", *PLAIN], "no document is left, .* below 9000 characters 51"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_one_line(given, tmp_path, overrides, match):
@@ -338,6 +339,27 @@ def test_a_folder_of_other_things_is_left_alone(given, tmp_path):
     with pytest.raises(InputError, match="holds other things"):
         curate(tmp_path, sources(given), recipe(given), 1, progress=False)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_out_within_a_source_is_refused(given):
+    with pytest.raises(InputError, match="lies in the source .*, which would read it again"):
+        curate(given / "web" / "out", sources(given), recipe(given), 1, progress=False)
+    assert not (given / "web" / "out").exists()
+
+
+def test_a_finished_step_that_was_damaged_is_named(given, made, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    shard = next((out / "steps" / "5-dedup").glob(f"*{SUFFIX}"))
+    shard.unlink()
+    with pytest.raises(InputError, match=f"no file .*{shard.name}; remove .*5-dedup to make it"):
+        curate(out, sources(given), recipe(given), 1, progress=False)
+    shutil.rmtree(shard.parent)
+    curate(out, sources(given), recipe(given), 1, progress=False)
+    assert tree(out) == tree(made[0])
+    (out / "steps" / "5-dedup" / "step.json").write_text("{")
+    with pytest.raises(InputError, match="step.json isn't JSON .*; remove .*5-dedup"):
+        curate(out, sources(given), recipe(given), 1, progress=False)
 
 
 def test_two_at_a_time_take_turns(given, made, tmp_path):
