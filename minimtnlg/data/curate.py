@@ -68,8 +68,8 @@ def _carry_out(run):
     for number, (name, (step, depends)) in enumerate(STEPS.items()):
         folder = run.out / "steps" / f"{number}-{name}"
         key = _key(key, name, depends(run))
-        run.report[name] = _finished(folder, key)
-        if run.report[name] is None:
+        told = _finished(folder, key)
+        if told is None:
             started = time.monotonic()
             try:
                 told = _told(*step(run, shards, folder))
@@ -79,9 +79,9 @@ def _carry_out(run):
                 raise InputError(
                     f"{name}: {error}; finished steps stay, see to it and run it again"
                 ) from None
-            run.report[name] = told
             seconds[name] = round(time.monotonic() - started, 2)
             _save(run.out / "seconds.json", seconds)
+        run.report[name] = told
         shards = sorted(folder.glob(f"*{SUFFIX}"))
     _save(run.out / "report.json", run.report)
     return run.report

@@ -74,7 +74,7 @@ seed: int = 1  # of all that is drawn here
 #    did MT-NLG keep the page all the same?
 # 3. Two documents share 80 % of what they hold together. They are looked up in 20 tables of
 #    buckets, as MT-NLG did it, to find each other. In what percentage of cases do they?
-# 4. We put 11 034 real documents through all the steps: pages, mails, articles, books, code. How
+# 4. We put 11 033 real documents through all the steps: pages, mails, articles, books, code. How
 #    many documents come out?
 
 # %%
@@ -476,6 +476,7 @@ for step, told in report.items():
     why = ", ".join(f"{reason}: {count}" for reason, count in told["removed"].items())
     print(f"{step:14}{came:7} ->{left_over:7}   {seconds[step]:5.1f} s   {why}")
 came, left_over = report["read"]["documents"][0], report["shuffle"]["documents"][1]
+assert came == 11_033
 measured(
     "documents_that_are_left",
     left_over,
