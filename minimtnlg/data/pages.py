@@ -54,7 +54,7 @@ def warc_pages(path, name, complain):
             records = ArchiveIterator(f)
             for record in records:
                 is_page = record.rec_type == "response" and _is_html(record)
-                content = record.content_stream().read(LARGEST + 1) if is_page else b""
+                content = _content(record) if is_page else b""
                 while record.raw_stream.read(1 << 20):
                     pass
                 if getattr(record.raw_stream, "limit", 1) > 0:  # of bytes still to come
@@ -83,9 +83,19 @@ def _is_html(record):
     return kind.split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
 
 
+def _content(record):
+    """The bytes of a page, unpacked as its server packed it; None if they are packed otherwise."""
+    try:
+        return record.content_stream().read(LARGEST + 1)
+    except Exception:  # of zlib, of brotli; one of the file itself comes again when reading goes on
+        return None
+
+
 def _page_of(record, content, where, name, complain):
     url = record.rec_headers.get_header("WARC-Target-URI") or ""
-    if len(content) > LARGEST:
+    if content is None:
+        complain(f"{where} is a page that isn't packed as it says, {url}")
+    elif len(content) > LARGEST:
         complain(f"{where} is a page of more than {LARGEST:,} bytes, {url}")
     elif not content.strip():
         complain(f"{where} is an empty page, {url}")

@@ -1,5 +1,7 @@
 """Pages become the paragraphs that a reader came for, whatever their HTML is like."""
 
+import time
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ RUSSIAN = (
     "где ещё оставалась вода, и они сидели там до тех пор, пока не становилось темно и в домах на "
     "холме не зажигались первые лампы. "
 )
+LINKS = "<p>" + '<a href="/">the news of the day and all that was in it</a> ' * 20 + "</p>"
 MENU = "".join(f'<li><a href="/{i}">Menu {i}</a></li>' for i in range(40))
 
 
@@ -110,8 +113,16 @@ def test_broken_html_loses_no_text(body, engine):
 @pytest.mark.parametrize("depth", [200, 250, 260, 300, 500, 1000, 20_000])
 @pytest.mark.parametrize("tag", ["div", "b", "table><tr><td"])
 def test_depth_loses_no_text_and_takes_no_time(depth, tag, engine):
-    body = f"<p>{PARAGRAPH}</p>" + f"<{tag}>" * depth + f"<p>{PARAGRAPH * 2}</p>"
-    assert text_of(page(body), engine).count("The people") == 3
+    body = f"<p>{PARAGRAPH}</p>" + f"<{tag}>" * depth + f"<p>{PARAGRAPH}a &lt;x&gt; b</p>"
+    began = time.perf_counter()
+    text = text_of(page(body), engine)
+    assert text.count("The people") == 2 and "a <x> b" in text
+    assert time.perf_counter() - began < 5  # the search for the main content alone: some 30
+
+
+def test_a_page_of_usual_depth_is_judged_by_its_tags():
+    text = text_of(page(f"{LINKS}{'<div>' * 100}<p>{PARAGRAPH}</p>"))
+    assert text == PARAGRAPH.strip()
 
 
 LIST = "<ul>" + "<li>one of the items" * 600 + "</ul>"
@@ -123,10 +134,16 @@ def test_many_tags_that_nobody_closes_are_not_depth(tags):
     assert "The people" in text and "Menu 3" not in text
 
 
-def test_tags_left_open_in_every_paragraph_are_mended():
-    body = f"<p><font><b>{PARAGRAPH}</p>" * 300  # one inside the other, for some parsers
-    text = text_of(page(body))
-    assert text.count("The people") == 300 and "Menu 3" not in text
+@pytest.mark.parametrize("tags", ["<p><font>", "<p><span>", "<nobr><p>", "<dd>"])
+def test_tags_left_open_in_every_paragraph_are_mended(tags):
+    text = text_of(page(LINKS + f"{tags}{PARAGRAPH}" * 300))  # inside each other, for lxml
+    assert text.count("The people") == 300 and "the news" not in text
+
+
+def test_null_bytes_leave_no_trace():
+    assert text_of(page(f"<p>{PARAGRAPH.replace('river', 'ri' + chr(0) + 'ver')}</p>")) == (
+        PARAGRAPH.strip()
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -30,6 +30,7 @@ def long(text, length=600):
         ("cafe\u0301", "café"),  # NFC
         ("\u201cquoted\u201d", "\u201cquoted\u201d"),  # curly quotes are no damage
         ("  \n text \n\n", "text"),
+        ("text \x00", "text"),
         ("x = <b>&amp;</b>", "x = <b>&amp;</b>"),  # HTML that is meant as such
     ],
 )
