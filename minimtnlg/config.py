@@ -10,6 +10,7 @@ Sources are the ids of docs/bibliography.md; "nc" marks a value not confirmed by
 
 import dataclasses
 import difflib
+import functools
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -335,7 +336,7 @@ def _yaml(text, where):
 def build(values, cls=Config):
     """The Config, or another `cls`, of a dict of sections; InputError says what can't be."""
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
+        return _adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
         raise InputError(_one_line(cls, error)) from None
 
@@ -366,3 +367,4 @@ def _nearest(name, names):
 
 
 SECTIONS = [field.name for field in dataclasses.fields(Config)]
+_adapter = functools.cache(pydantic.TypeAdapter)  # one takes longer to make than to use

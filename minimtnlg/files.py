@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, made by one process while others wait."""
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -41,6 +42,12 @@ def only_one(lock, what):
         yield
     finally:
         held.release()
+
+
+def read_once(load):
+    """`load`, a function of a path, that remembers the last file; written again, it is another."""
+    once = functools.lru_cache(1)(lambda path, time: load(path))
+    return lambda path: once(path, os.stat(path).st_mtime_ns)
 
 
 def _remove(path):

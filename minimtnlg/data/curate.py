@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from minimtnlg.data.packages import cache_dir
+from minimtnlg.data.packages import lock_of
 from minimtnlg.data.prepare import resolved
 from minimtnlg.data.recipe import Recipe
 from minimtnlg.data.records import SUFFIX
@@ -56,10 +56,8 @@ def curate(out, sources=None, recipe=None, processes=None, stop=True, progress=T
         if Path(at).is_dir() and out.resolve().is_relative_to(at):
             raise InputError(f"--out {out} lies in the source {at}, which would read it again")
     run = Run(out, named, recipe, stop, progress)
-    lock = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
-    with only_one(cache_dir() / "locks" / f"{lock}.lock", out):
-        with Workers(processes, progress) as run.workers:
-            return _carry_out(run)
+    with only_one(lock_of(out), out), Workers(processes, progress) as run.workers:
+        return _carry_out(run)
 
 
 def _carry_out(run):
@@ -137,7 +135,7 @@ def summary(out):
     for name, told in report.items():
         (into, left), (mb_in, mb_out) = told["documents"], (n / 1e6 for n in told["bytes"])
         why = ", ".join(f"{reason} {count}" for reason, count in told["removed"].items())
-        line = f"{name:14}{into:>10}{left:>9}{mb_in:>9.2f}{mb_out:>9.2f}{seconds[name]:>9.1f}"
+        line = f"{name:14}{into:>10}{left:>9}{mb_in:>9.2f}{mb_out:>9.2f}{seconds.get(name, 0.0):>9.1f}"
         lines.append(f"{line}  {why}".rstrip())
     head = ("documents", 10), ("kept", 9), ("tokens", 12), ("weight", 9), ("epochs", 9)
     lines += ["", "source        " + "".join(f"{x:>{n}}" for x, n in head)]

@@ -8,8 +8,6 @@ of words that training text holds more than ten times is an expression, not a le
 """
 
 import dataclasses
-import functools
-import os
 import re
 from collections import Counter
 from zipfile import BadZipFile
@@ -18,7 +16,7 @@ import numpy as np
 
 from minimtnlg.data.shards import Outcome
 from minimtnlg.errors import InputError
-from minimtnlg.files import appearing
+from minimtnlg.files import appearing, read_once
 
 WORD = re.compile(r"\w+")
 P = np.uint64(0x9E3779B97F4A7C15)  # base of the hash of a run of words, modulo 2^64
@@ -176,10 +174,4 @@ def _hashes(columns, words):
         yield size, hashed ^ (hashed >> np.uint64(31))
 
 
-def _loaded(path):
-    return _loaded_once(path, os.stat(path).st_mtime_ns)  # a file of the same name may be another
-
-
-@functools.lru_cache(1)
-def _loaded_once(path, time):
-    return Index.load(path)
+_loaded = read_once(Index.load)  # for each document of a shard, in each process

@@ -17,8 +17,9 @@ from itertools import accumulate
 
 import numpy as np
 
+from minimtnlg.data import minhash
 from minimtnlg.data.minhash import bands as buckets_of
-from minimtnlg.data.minhash import functions, jaccard, shingles, signature
+from minimtnlg.data.minhash import functions, shingles, signature
 from minimtnlg.data.records import draw, key, reading
 from minimtnlg.data.shards import Outcome
 from minimtnlg.errors import InputError
@@ -109,12 +110,9 @@ def duplicates(texts, *, bands=20, rows=13, jaccard=0.8, rounds=10, shingle=5):
     first = _first_of_key(facts)
     columns = (_buckets(column, first) for column in table.reshape(-1, bands).T)
     pairs, _ = _pairs(
-        columns, facts["key"], lambda i, j: _jaccard(sets[i], sets[j]) >= jaccard, rounds
+        columns, facts["key"], lambda i, j: minhash.jaccard(sets[i], sets[j]) >= jaccard, rounds
     )
     return _survivors(facts, first, pairs)[0]
-
-
-_jaccard = jaccard  # `find` and `duplicates` have an argument of that name
 
 
 def sketch(shard, target, priority, bands, rows, shingle):
@@ -136,7 +134,7 @@ def sketch(shard, target, priority, bands, rows, shingle):
 
 def keep_sets(shard, sets, ends, wanted, shingle):
     """Keep the sets of shingles of the documents that are wanted, one after the other."""
-    if not ends.is_file():
+    if not (sets.is_file() and ends.is_file()):
         found = [
             shingles(document.text, shingle)
             for document, want in zip(reading(shard), wanted, strict=True)
@@ -161,7 +159,7 @@ class Sets:
         self.alike = functools.lru_cache(COMPARED)(self._alike)
 
     def _alike(self, i, j):
-        return jaccard(self._set(i), self._set(j))
+        return minhash.jaccard(self._set(i), self._set(j))
 
     def _set(self, i):
         place = self.place[i]

@@ -103,8 +103,7 @@ def _austen(source):
 def _r_strings(content):
     """The strings of a character vector in R's binary form: numbers of 4 bytes, big end first."""
     at = content.index(b"UTF-8") + 5  # behind the header, which ends with the encoding
-    kind, count = (int.from_bytes(content[at + 4 * i : at + 4 * i + 4]) & 255 for i in (0, 1))
-    count = int.from_bytes(content[at + 4 : at + 8])
+    kind, count = content[at + 3], int.from_bytes(content[at + 4 : at + 8])
     if kind != 16:
         raise InputError(f"R's data holds a value of kind {kind} instead of strings")
     at, found = at + 8, []

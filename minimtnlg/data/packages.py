@@ -6,6 +6,7 @@ that they are set up for works here too.
 """
 
 import fnmatch
+import hashlib
 import io
 import os
 import re
@@ -29,6 +30,12 @@ LIMIT_S = 900  # seconds for one package
 def cache_dir():
     """Where fetched files are kept: $MINIMTNLG_CACHE, else ~/.cache/minimtnlg."""
     return Path(os.environ.get("MINIMTNLG_CACHE") or "~/.cache/minimtnlg").expanduser()
+
+
+def lock_of(path):
+    """The file that is held while `path`, a folder of results, is made."""
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    return cache_dir() / "locks" / f"{name}.lock"
 
 
 def cached(name):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from minimtnlg.data.corpus import Corpus, sha256
 from minimtnlg.data.elsewhere import ADDRESSES
 from minimtnlg.data.indexed import Writer
-from minimtnlg.data.packages import cache_dir
+from minimtnlg.data.packages import lock_of
 from minimtnlg.data.sources import DEFAULT_SOURCES, SOURCES, documents, facts, label
 from minimtnlg.data.tokenizer import check_size, gpt2, train
 from minimtnlg.errors import InputError
@@ -45,8 +45,7 @@ def prepare(out, sources=None, vocab=2048, progress=True):
         check_size(vocab)
     options = {"sources": list(sources.values()), "vocab": vocab}
     try:
-        name = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
-        with only_one(cache_dir() / "locks" / f"{name}.lock", out):
+        with only_one(lock_of(out), out):
             if not _finished(out, options):
                 opened = {name: (facts(at), documents(at)) for name, at in sources.items()}
                 fill(out, opened, vocab, options, progress)

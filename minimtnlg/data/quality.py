@@ -9,7 +9,6 @@
 
 import dataclasses
 import functools
-import os
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from minimtnlg.data.records import draw, key
 from minimtnlg.data.shards import Outcome
 from minimtnlg.errors import InputError
-from minimtnlg.files import appearing
+from minimtnlg.files import appearing, read_once
 
 FEATURES = 2**20  # [S3, of the hashes of deduplication; nc]
 
@@ -124,13 +123,7 @@ def _counts():
     return HashingVectorizer(**options).transform
 
 
-def _loaded(path):
-    return _loaded_once(path, os.stat(path).st_mtime_ns)  # a file of the same name may be another
-
-
-@functools.lru_cache(1)
-def _loaded_once(path, time):
-    return Classifier.load(path)
+_loaded = read_once(Classifier.load)  # for each document of a shard, in each process
 
 
 @functools.cache

@@ -258,8 +258,8 @@ def index(run, shards, _):
     fill(corpus, opened, chosen.vocab, options, run.progress, chosen.weights)
     made = Corpus(corpus)
     weights = made.weights()
-    tally = Tally(*({name: before[name]["out"] for name in own} for _ in range(2)))
-    return tally, {
+    kept = {name: before[name]["out"] for name in own}
+    return Tally(into=kept, out=kept), {
         "tokens": made.tokens,
         "weights": {name: weight / sum(weights.values()) for name, weight in weights.items()},
         "epochs": epochs(made.tokens, weights, sum(made.tokens.values())),

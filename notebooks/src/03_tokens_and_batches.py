@@ -49,6 +49,7 @@ from minimtnlg.course.need import need
 from minimtnlg.course.plots import COLOURS
 from minimtnlg.course.rank import MTNLG, my_rank
 from minimtnlg.course.show import figure, show
+from minimtnlg.data import published
 from minimtnlg.data.batches import Samples, draw, micro_batches
 from minimtnlg.data.blend import blend
 from minimtnlg.data.corpus import Corpus
@@ -589,24 +590,8 @@ for d in (1, 2, 4):
 # batches in which every data set is within one sequence of its share.
 
 # %%
-datasets = {  # billion tokens, weight in per cent and epochs [S3, Table 1]; exact weight [S9]
-    "Books3": (25.7, 14.3, 1.5, 0.14336),
-    "OpenWebText2": (14.8, 19.3, 3.6, 0.19336),
-    "Stack Exchange": (11.6, 5.7, 1.4, 0.05689),
-    "PubMed Abstracts": (4.4, 2.9, 1.8, 0.02897),
-    "Wikipedia": (4.2, 4.8, 3.2, 0.04771),
-    "Gutenberg (PG-19)": (2.7, 0.9, 0.9, 0.00873),
-    "BookCorpus2": (1.5, 1.0, 1.8, 0.01007),
-    "NIH ExPorter": (0.3, 0.2, 1.8, 0.00208),
-    "ArXiv": (20.8, 1.4, 0.2, 0.01359),
-    "GitHub": (24.3, 1.6, 0.2, 0.01588),
-    "Pile-CC": (49.8, 9.4, 0.5, 0.09446),
-    "CC-2020-50": (68.7, 13.0, 0.5, 0.13017),
-    "CC-2021-04": (82.6, 15.7, 0.5, 0.15652),
-    "RealNews": (21.9, 9.0, 1.1, 0.08962),
-    "CC-Stories": (5.3, 0.9, 0.5, 0.00859),
-}
-exact = np.array([weight for *_, weight in datasets.values()])
+datasets = published.MTNLG  # tokens, weights and epochs [S3, Table 1]; exact weights [S9]
+exact = np.array([row.weight for row in datasets.values()])
 assert abs(exact.sum() - 1) < 1e-9
 
 # %% tags=["predict"]
@@ -833,12 +818,13 @@ assert (size, padded, extra) == (50_257, 51_200, 19_312_640) and size > 7 * padd
 # Crawl, pages collected from the whole web, not at all.
 
 # %% tags=["predict"]
-epochs = {name: 275.5 * weight / tokens for name, (tokens, _, _, weight) in datasets.items()}
+assert published.TOKENS == 275.5
+epochs = {name: 275.5 * row.weight / row.tokens for name, row in datasets.items()}
 print(f"{'data set':<20}{'tokens, 10^9':>12}{'weight, %':>11}{'epochs':>8}{'derived':>9}")
-for name, (tokens, percent, printed, _) in datasets.items():
-    print(f"{name:<20}{tokens:>12}{percent:>11}{printed:>8}{epochs[name]:>9.2f}")
-total = sum(tokens for tokens, *_ in datasets.values())
-agree = sum(round(epochs[name], 1) == printed for name, (_, _, printed, _) in datasets.items())
+for name, row in datasets.items():
+    print(f"{name:<20}{row.tokens:>12}{row.percent:>11}{row.epochs:>8}{epochs[name]:>9.2f}")
+total = sum(row.tokens for row in datasets.values())
+agree = sum(round(epochs[name], 1) == row.epochs for name, row in datasets.items())
 print(f"{'all':<20}{total:>12.1f}; {agree} of 15 derived epochs round to the printed ones")
 assert round(total, 1) == 338.6 and agree == 12
 
@@ -870,8 +856,8 @@ figure(
     alt="Epochs of 15 data sets: OpenWebText2 3.6, Wikipedia 3.1, down to GitHub and ArXiv 0.2; "
     "eight of 15 are read more than once.",
 )
-assert sum(e > 1 for e in epochs.values()) == 8 and ranked[-1] == "OpenWebText2"
-assert all(round(epochs[name], 1) == 0.5 for name in ("Pile-CC", "CC-2020-50", "CC-2021-04"))
+assert sum(e > 1 for e in epochs.values()) == 8 and ranked[-1] == "openwebtext2"
+assert all(round(epochs[name], 1) == 0.5 for name in ("pile-cc", "cc-2020-50", "cc-2021-04"))
 
 # %% [markdown]
 # What do the three indices cost here? The run draws 270 billion / 2048 samples. The blend keeps

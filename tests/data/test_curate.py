@@ -334,6 +334,12 @@ def test_a_recipe_that_cannot_be_is_one_line(given, tmp_path, overrides, match):
         curate(tmp_path / "out", sources(given), recipe(given, *overrides), 1, progress=False)
 
 
+def test_a_summary_needs_no_seconds(made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "out")
+    (tmp_path / "out" / "seconds.json").unlink()
+    assert "\nindex " in summary(tmp_path / "out")
+
+
 def test_a_folder_of_other_things_is_left_alone(given, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other things"):

@@ -285,3 +285,14 @@ def test_without_scipy_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.sparse", None)
     with pytest.raises(InputError, match=r"scipy.*pip install 'minimtnlg\[data\]'"):
         duplicates(["a", "b"])
+
+
+@pytest.mark.parametrize("suffix", [".sets.npy", ".ends.npy"])
+def test_goes_on_with_a_work_folder_of_which_a_part_is_gone(tmp_path, family, suffix):
+    """As after a kill while it was being removed."""
+    shards = [family[:5], family[5:]]
+    paths = write_shards(tmp_path, shards)
+    first = find(paths, tmp_path / "work", ALONE, PRIORITY, **EASY)
+    next((tmp_path / "work").glob(f"*{suffix}")).unlink()
+    again = find(paths, tmp_path / "work", ALONE, PRIORITY, **EASY)
+    assert left(paths, again[0]) == left(paths, first[0]) and again[1] == first[1]
