@@ -355,6 +355,10 @@ def _one_line(cls, error):
         return f"unknown key {where!r}; {cls.__name__} has {', '.join(keys)}{_nearest(key, keys)}"
     if first["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{where} is missing: give it a value"
+    if form := {"tuple_type": "a list, as [a, b]", "dict_type": "pairs, as {a: 1}"}.get(
+        first["type"]
+    ):
+        return f"{where}={first['input']!r}: expected {form}"
     if first["type"] == "dataclass_type":
         return f"{where}={first['input']!r}: expected a section of keys"
     return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -10,7 +10,7 @@
 # A document holds sentences of a test. Cut them out, as MT-NLG did it.
 #
 # `grams` is a set of tuples of words in small letters; all have the same length $n$. A word is what
-# `re.finditer(r"\w+", text)` finds, in small letters.
+# `re.finditer(r"[^\W_]+", text)` finds, letters and digits of any alphabet, in small letters.
 #
 # - Wherever $n$ words in a row are one of `grams`, the characters from the first of the first word
 #   to the last of the last word are a match.
@@ -41,7 +41,7 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
 # list that grows while you walk along the matches, then the pieces between.
 
 # %% [markdown] tags=["hint"]
-# `places = list(re.finditer(r"\w+", text))` has both: `place[0]` is the word, `place.start()` and
+# `places = list(re.finditer(r"[^\W_]+", text))` has both: `place[0]` is the word, `place.start()` and
 # `place.end()` say where. A new match belongs to the last cut if its widened start is not behind the
 # end of that cut.
 
@@ -51,7 +51,7 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
 
 # %% tags=["solution"]
 def cut(text, grams, margin=200, shortest=200, splits=10):
-    places = list(re.finditer(r"\w+", text))
+    places = list(re.finditer(r"[^\W_]+", text))
     words = [place[0].lower() for place in places]
     n = len(next(iter(grams), ()))
     cuts = []
@@ -101,14 +101,29 @@ def matches_that_touch_are_one_cut(student):
     text = "a" * 30 + " one two three one two three " + "b" * 30
     expect(student(text, {GRAM}, 5, 1, 1), ["a" * 26, "b" * 26], "the pieces",
            "two matches side by side are one cut, and so within splits=1")  # fmt: skip
+    text = "a" * 30 + " one two three  one two three " + "b" * 30
+    expect(student(text, {GRAM}, 1, 1, 1), ["a" * 30, "b" * 30], "the pieces",
+           "the margin of one ends where that of the other begins: they touch")  # fmt: skip
+    text = "a" * 30 + " one two three xxxxxx one two three " + "b" * 30
+    expect(student(text, {GRAM}, 5, 1, 1), ["a" * 26, "b" * 26], "the pieces",
+           "both margins count: widen first, then join")  # fmt: skip
 
 
 def short_pieces_go(student):
     """A piece below `shortest` is dropped, the others stay in order"""
     text = "aaaaaaaa one two three bb one two three cccccccc"
-    expect(student(text, {GRAM}, 0, 5), ["aaaaaaaa", "cccccccc"], "the pieces")
+    for shortest in (5, 8):
+        expect(student(text, {GRAM}, 0, shortest), ["aaaaaaaa", "cccccccc"], "the pieces",
+               "a piece of just `shortest` characters stays")  # fmt: skip
 
 # %% tags=["hidden"]
+def words_of_any_alphabet(student):
+    """Letters with accents and digits belong to words, a low line doesn't"""
+    text = "x" * 10 + " Café _3_ Übung " + "y" * 10
+    expect(student(text, {("café", "3", "übung")}, 0, 5), ["x" * 10, "y" * 10], "the pieces",
+           r"a word is what [^\W_]+ finds")  # fmt: skip
+
+
 def many_cuts_drop_the_document(student):
     """More than `splits` cuts leave nothing, just as many leave the pieces"""
     text = " one two three ".join(["long enough"] * 4)
@@ -141,7 +156,7 @@ def as_the_package_does_it(student):
     from minimtnlg.data.records import Document
 
     text = topics["assignment"]
-    words = [word.lower() for word in re.findall(r"\w+", text)]
+    words = [word.lower() for word in re.findall(r"[^\W_]+", text)]
     leaks = [" ".join(words[i : i + 20]) for i in (100, 400, 405, 900)]
     grams = {tuple(leak.split()[i : i + 13]) for leak in leaks for i in range(8)}
     with TemporaryDirectory() as folder:
@@ -153,15 +168,18 @@ def as_the_package_does_it(student):
            "the pieces of a page of help()")  # fmt: skip
 
 # %% tags=["wrong"]
-def _cut(text, grams, margin, shortest, splits, small=str.lower, join=True, strip=True, low=0):
-    places = list(re.finditer(r"\w+", text))
+def _cut(
+    text, grams, margin, shortest, splits, small=str.lower, join=0, strip=True, low=0,
+    word=r"[^\W_]+",
+):  # fmt: skip
+    places = list(re.finditer(word, text))
     words = [small(place[0]) for place in places]
     n, cuts = len(next(iter(grams))), []
     for i in range(len(words) - n + 1):
         if tuple(words[i : i + n]) in grams:
             start = max(low, places[i].start() - margin)
             end = min(len(text), places[i + n - 1].end() + margin)
-            if join and cuts and start <= cuts[-1][1]:
+            if cuts and start + join <= cuts[-1][1]:
                 cuts[-1][1] = end
             else:
                 cuts.append([start, end])
@@ -183,7 +201,32 @@ def minds_capitals(text, grams, margin=200, shortest=200, splits=10):
 
 def joins_nothing(text, grams, margin=200, shortest=200, splits=10):
     """Caught by: matches_that_touch_are_one_cut. Each match is a cut of its own."""
-    return _cut(text, grams, margin, shortest, splits, join=False)
+    return _cut(text, grams, margin, shortest, splits, join=len(text))
+
+
+def leaves_apart_what_touches(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: matches_that_touch_are_one_cut. Only cuts that overlap are joined."""
+    return _cut(text, grams, margin, shortest, splits, join=1)
+
+
+def joins_before_it_widens(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: matches_that_touch_are_one_cut. The start of a match is compared, not its cut's."""
+    return _cut(text, grams, margin, shortest, splits, join=margin)
+
+
+def wants_one_more(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: short_pieces_go. A piece of just `shortest` characters is dropped."""
+    return _cut(text, grams, margin, shortest + 1, splits)
+
+
+def knows_a_to_z(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: words_of_any_alphabet. Words are made of the letters of English."""
+    return _cut(text, grams, margin, shortest, splits, word="[A-Za-z]+")
+
+
+def takes_the_low_line(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: words_of_any_alphabet. _ counts as a letter."""
+    return _cut(text, grams, margin, shortest, splits, word=r"\w+")
 
 
 def measures_with_white_space(text, grams, margin=200, shortest=200, splits=10):

@@ -22,13 +22,13 @@ from minimtnlg.data.prepare import resolved
 from minimtnlg.data.recipe import Recipe
 from minimtnlg.data.records import SUFFIX
 from minimtnlg.data.shards import Workers
-from minimtnlg.data.sources import default_mixture
+from minimtnlg.data.sources import default_mixture, task_records
 from minimtnlg.data.steps import STEPS, Run
 from minimtnlg.data.tokenizer import check_size
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing, only_one
 
-FORMAT = "1"  # another number where a step comes to do something else: nothing old is taken for new
+FORMAT = "2"  # another number where a step comes to do something else: nothing old is taken for new
 
 
 def curate(out, sources=None, recipe=None, processes=None, stop=True, progress=True):
@@ -56,23 +56,47 @@ def curate(out, sources=None, recipe=None, processes=None, stop=True, progress=T
         if Path(at).is_dir() and out.resolve().is_relative_to(at):
             raise InputError(f"--out {out} lies in the source {at}, which would read it again")
     run = Run(out, named, recipe, stop, progress)
+    _possible(run)
     with only_one(lock_of(out), out), Workers(processes, progress) as run.workers:
         return _carry_out(run)
 
 
+def _possible(run):
+    """InputError for a name in the recipe that only a late step would find to be unknown."""
+    chosen = run.recipe
+    named = {
+        "quality.good": chosen.quality.good,
+        "quality.raw": chosen.quality.raw,
+        "index.weights": chosen.index.weights,
+    }
+    for key, names in named.items():
+        for name in names:
+            if name not in run.sources:
+                raise InputError(
+                    f"{key} names {name!r}, which is no source of this corpus; "
+                    f"there are {', '.join(run.sources)}"
+                )
+    for task in chosen.decontaminate.tasks:
+        next(task_records(task), None)
+
+
 def _carry_out(run):
     """Do the steps that aren't done; write and return the report."""
-    key, shards, seconds = FORMAT, [], _load(run.out / "seconds.json")
-    for number, (name, (step, depends)) in enumerate(STEPS.items()):
-        folder = run.out / "steps" / f"{number}-{name}"
-        key = _key(key, name, depends(run))
-        told = _finished(folder, key)
+    keys, shards, seconds = _keys(run), [], _load(run.out / "seconds.json")
+    folders = {name: run.out / "steps" / f"{number}-{name}" for number, name in enumerate(STEPS)}
+    if _load(folders["index"] / "step.json").get("key") != keys["index"]:  # nothing, or another's
+        (run.out / "report.json").unlink(missing_ok=True)
+        shutil.rmtree(run.out / "corpus", ignore_errors=True)
+    for name, (step, _) in STEPS.items():
+        folder = folders[name]
+        told = _finished(run.out, folder, keys[name])
         if told is None:
             started = time.monotonic()
             try:
                 told = _told(*step(run, shards, folder))
-                made = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
-                _save(folder / "step.json", {"key": key, "shards": made, "report": told})
+                made = (run.out / "corpus").iterdir() if name == "index" else _shards(folder)
+                files = {str(p.relative_to(run.out)): p.stat().st_size for p in sorted(made)}
+                _save(folder / "step.json", {"key": keys[name], "files": files, "report": told})
             except OSError as error:
                 raise InputError(
                     f"{name}: {error}; finished steps stay, see to it and run it again"
@@ -80,21 +104,30 @@ def _carry_out(run):
             seconds[name] = round(time.monotonic() - started, 2)
             _save(run.out / "seconds.json", seconds)
         run.report[name] = told
-        shards = sorted(folder.glob(f"*{SUFFIX}"))
+        shards = _shards(folder)
     _save(run.out / "report.json", run.report)
     return run.report
 
 
-def _finished(folder, key):
+def _shards(folder):
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _finished(out, folder, key):
     """What a step did, if it is finished; else None, and the folder is ready to be filled.
 
     What another recipe left there is removed; finished shards of this one stay.
     """
     record, begun = _load(folder / "step.json"), folder / "key"
     if record.get("key") == key:
-        for name in record["shards"]:
-            if not (folder / name).is_file():
-                raise InputError(f"no file {folder / name}; remove {folder} to make it again")
+        for name, size in record["files"].items():
+            if not (out / name).is_file():
+                raise InputError(f"no file {out / name}; remove {folder} to make it again")
+            if (now := (out / name).stat().st_size) != size:
+                raise InputError(
+                    f"{out / name} had {size:,} bytes and has {now:,}; remove {folder} to make it "
+                    "again"
+                )
         return record["report"]
     if not begun.is_file() or begun.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,10 +136,13 @@ def _finished(folder, key):
     return None
 
 
-def _key(before, name, options):
-    """A checksum of all that a step's result depends on: its options, and the step before."""
-    text = json.dumps([before, name, options], sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _keys(run):
+    """{step: a checksum of all that its result depends on}: its options, and the step before."""
+    key, keys = FORMAT, {}
+    for name, (_, depends) in STEPS.items():
+        text = json.dumps([key, name, depends(run)], sort_keys=True, default=list)
+        key = keys[name] = hashlib.sha256(text.encode()).hexdigest()
+    return keys
 
 
 def _told(tally, found):
@@ -135,8 +171,8 @@ def summary(out):
     for name, told in report.items():
         (into, left), (mb_in, mb_out) = told["documents"], (n / 1e6 for n in told["bytes"])
         why = ", ".join(f"{reason} {count}" for reason, count in told["removed"].items())
-        line = f"{name:14}{into:>10}{left:>9}{mb_in:>9.2f}{mb_out:>9.2f}{seconds.get(name, 0.0):>9.1f}"
-        lines.append(f"{line}  {why}".rstrip())
+        line = f"{name:14}{into:>10}{left:>9}{mb_in:>9.2f}{mb_out:>9.2f}"
+        lines.append(f"{line}{seconds.get(name, 0.0):>9.1f}  {why}".rstrip())
     head = ("documents", 10), ("kept", 9), ("tokens", 12), ("weight", 9), ("epochs", 9)
     lines += ["", "source        " + "".join(f"{x:>{n}}" for x, n in head)]
     made = report["index"]
@@ -146,6 +182,8 @@ def summary(out):
         lines.append(f"{name:14}{into:>10}{left:>9}{numbers}{made['epochs'].get(name, 0):>9.2f}")
     for name, told in report["read"]["complaints"].items():
         lines += ["", f"{name}: {told['number']} left out, the first: {told['first'][0]}"]
+    if "note" in report["quality"]:
+        lines += ["", report["quality"]["note"]]
     lines += ["", f"reasons and samples: {out}/report.json; to train on it: data.path={out}/corpus"]
     return "\n".join(lines)
 
@@ -155,9 +193,12 @@ def _load(path):
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} isn't JSON ({error}); remove {path.parent}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} isn't a JSON object; remove {path.parent}")
+    return values
 
 
 def _save(path, values):

@@ -18,7 +18,7 @@ from minimtnlg.data.shards import Outcome
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing, read_once
 
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[^\W_]+")  # letters and digits; _ is how some texts stress a word
 P = np.uint64(0x9E3779B97F4A7C15)  # base of the hash of a run of words, modulo 2^64
 UPPER = np.uint64(64 - 22)
 

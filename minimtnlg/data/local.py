@@ -34,10 +34,10 @@ def local_texts(path, complain=None):
     """
     path = Path(path)
     files = [path] if path.is_file() else [p for p in sorted(path.rglob("*")) if _wanted(p, path)]
+    say = complain or _refuse
     if not files:
         known = " ".join(sorted(PROSE | CODE | LINES | HTML | WARC))
-        raise InputError(f"no text in {path}: no file there ends in one of {known}")
-    say = complain or _refuse
+        say(f"no text in {path}: no file there ends in one of {known}")
     blank = complain or (lambda message: None)
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()

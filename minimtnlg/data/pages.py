@@ -53,6 +53,9 @@ def warc_pages(path, name, complain):
         with open(path, "rb") as f:
             records = ArchiveIterator(f)
             for record in records:
+                length = record.rec_headers.get_header("Content-Length") or ""
+                if not length.isdigit():  # every record says it, even an empty one
+                    raise EOFError("it ends within its header")
                 is_page = record.rec_type == "response" and _is_html(record)
                 content = _content(record) if is_page else b""
                 while record.raw_stream.read(1 << 20):

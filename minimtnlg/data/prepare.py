@@ -19,6 +19,7 @@ from minimtnlg.data.corpus import Corpus, sha256
 from minimtnlg.data.elsewhere import ADDRESSES
 from minimtnlg.data.indexed import Writer
 from minimtnlg.data.packages import lock_of
+from minimtnlg.data.records import valid
 from minimtnlg.data.sources import DEFAULT_SOURCES, SOURCES, documents, facts, label
 from minimtnlg.data.tokenizer import check_size, gpt2, train
 from minimtnlg.errors import InputError
@@ -43,7 +44,7 @@ def prepare(out, sources=None, vocab=2048, progress=True):
     sources = resolved(DEFAULT_SOURCES if sources is None else sources)
     if vocab != "gpt2":
         check_size(vocab)
-    options = {"sources": list(sources.values()), "vocab": vocab}
+    options = {"sources": list(map(valid, sources.values())), "vocab": vocab}
     try:
         with only_one(lock_of(out), out):
             if not _finished(out, options):
@@ -79,7 +80,9 @@ def resolved(sources):
         documents(name)  # an unknown one is refused before anything is fetched
         known = name in SOURCES or name.startswith(("hf:", *ADDRESSES))
         if label(name) in found:
-            raise InputError(f"two sources have the name {label(name)!r}; rename one of them")
+            raise InputError(
+                f"two sources have the name {label(name)!r}; rename one, or a copy of it"
+            )
         found[label(name)] = name if known else str(Path(name).expanduser().resolve())
     if not found:
         raise InputError("no source was named; see: minimtnlg data sources")

@@ -13,6 +13,8 @@ from minimtnlg import config
 from minimtnlg.config import Count, Number, Positive, Whole, require, section
 from minimtnlg.errors import InputError
 
+FUNCTIONS = 4096  # of MinHash: their table takes 270 MB in each process
+WORDS = 100  # in an n-gram: nothing as long is found by chance
 Part = Annotated[float, Number, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
@@ -27,7 +29,7 @@ class Extract:
 class Language:
     """Which language is kept."""
 
-    keep: str = "en"  # two letters, ISO 639-1 [S3]
+    keep: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"  # letters of ISO 639 [S3]
     confidence: Part = 0.5  # least confidence of the classifier [S3: 0.99 of langdetect, nc]
 
 
@@ -43,12 +45,17 @@ class Repair:
 class Quality:
     """The classifier that tells edited prose from raw pages."""
 
+    judge: bool = True  # false: every page goes on
     good: tuple[str, ...] = ()  # sources to learn from; none: those marked good in `data sources`
     raw: tuple[str, ...] = ()  # sources that are judged; none: those that hold HTML pages
     documents: Count = 20_000  # of each class, at most, for training [S3: 800 000, nc]
     alpha: Positive = 3.0  # of the Pareto rule [S3]
     held_out: Part = 0.1  # of the training documents, to measure the accuracy [S3]
     seed: Whole = 1
+
+    def __post_init__(self):
+        both = sorted(set(self.good) & set(self.raw))
+        require(not both, f"quality.good and quality.raw both name {', '.join(both)}: take one out")
 
 
 @section
@@ -60,6 +67,13 @@ class Dedup:
     jaccard: Part = 0.8  # above it, two documents of a bucket are duplicates [S3]
     rounds: Count = 10  # documents of a bucket that are compared with the others [S3, nc]
     shingle: Count = 5  # length of a shingle [S10: 5 characters; S3 doesn't say]
+
+    def __post_init__(self):
+        require(
+            self.bands * self.rows <= FUNCTIONS,
+            f"dedup.bands={self.bands} of dedup.rows={self.rows} take {self.bands * self.rows} "
+            f"hash functions, of which {FUNCTIONS} fit in memory: lower one of them",
+        )
 
 
 @section
@@ -76,6 +90,10 @@ class Decontaminate:
 
     def __post_init__(self):
         require(
+            self.longest <= WORDS,
+            f"decontaminate.longest={self.longest} is above {WORDS} words: lower it",
+        )
+        require(
             self.shortest <= self.longest,
             f"decontaminate.shortest={self.shortest} is above decontaminate.longest="
             f"{self.longest}: lower it",
@@ -87,8 +105,12 @@ class Index:
     """Order, vocabulary and weights of what training reads."""
 
     seed: Whole = 1  # of the order of documents
-    vocab: Count | Literal["gpt2"] = 2048  # size to train, or GPT-2's own
+    vocab: int | str = 2048  # size to train, or "gpt2" for GPT-2's own
     weights: dict[str, Positive] = Field(default_factory=dict)  # by source; empty: by its tokens
+
+    def __post_init__(self):
+        known = self.vocab == "gpt2" or (isinstance(self.vocab, int) and self.vocab > 0)
+        require(known, f"index.vocab={self.vocab!r}: expected a size to train, or gpt2")
 
 
 @section

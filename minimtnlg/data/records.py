@@ -13,7 +13,7 @@ import io
 import json
 import struct
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import zstandard
 
@@ -67,8 +67,13 @@ def key(text):
 
 def draw(key, purpose):
     """A number in [0, 1) for a document's key and what it is drawn for; the same on any machine."""
-    digest = hashlib.blake2b(struct.pack("<Q", key), digest_size=8, salt=purpose.encode()[:16])
+    digest = hashlib.blake2b(struct.pack("<Q", key) + purpose.encode("utf-8"), digest_size=8)
     return struct.unpack("<Q", digest.digest())[0] / 2**64
+
+
+def valid(text):
+    """The text with a question mark for each half of a character, which UTF-8 has no bytes for."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @contextlib.contextmanager
@@ -78,10 +83,17 @@ def writing(path):
         with _compressing(raw, path) as f:
 
             def write(document):
-                line = json.dumps(asdict(document), ensure_ascii=False)
+                line = json.dumps(vars(document), ensure_ascii=False)
                 f.write(line.encode("utf-8") + b"\n")
 
             yield write
+
+
+def put(path, documents):
+    """Write a shard."""
+    with writing(path) as write:
+        for document in documents:
+            write(document)
 
 
 def reading(path):
@@ -96,9 +108,9 @@ def reading(path):
 
 def opened(path):
     """A file opened for reading bytes; .gz and .zst are decompressed, an EOFError if cut short."""
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path)
-    if path.suffix == ".zst":
+    if path.suffix.lower() == ".zst":
         return io.BufferedReader(_Zstd(path), 1 << 20)
     return open(path, "rb")
 

@@ -93,12 +93,13 @@ class Tally:
     def save(self, path):
         """Write it as JSON, whole or not at all."""
         with appearing(path) as aside:
-            aside.write_text(json.dumps(vars(self), ensure_ascii=False, sort_keys=True))
+            text = json.dumps(vars(self), ensure_ascii=False, sort_keys=True)
+            aside.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path):
         """Read what `save` wrote."""
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         counters = {name: Counter(values.pop(name)) for name in ("removed", "counts")}
         return cls(**values, **counters)
 

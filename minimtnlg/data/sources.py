@@ -24,7 +24,7 @@ from minimtnlg.data.elsewhere import ADDRESSES, fetched
 from minimtnlg.data.local import local_texts
 from minimtnlg.data.packaged import READERS
 from minimtnlg.data.packages import CATALOGUE, PACKAGES, cache_dir, cached, fetch, members
-from minimtnlg.data.records import Document, opened
+from minimtnlg.data.records import Document, opened, valid
 from minimtnlg.errors import InputError
 
 __all__ = ["DEFAULT_SOURCES", "Document", "cache_dir", "describe_sources", "documents", "facts"]
@@ -60,12 +60,8 @@ def documents(name, complain=None):
 
 
 def _document(source, given, text, name, url="", meta=None):
-    return Document(_valid(text), source, name, url, given | (meta or {}))
-
-
-def _valid(text):
-    """The text with a question mark for each half of a character, which UTF-8 has no bytes for."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    meta = json.loads(valid(json.dumps(given | (meta or {}), ensure_ascii=False)))
+    return Document(valid(text), source, valid(name), valid(url), meta)
 
 
 def label(name):
@@ -73,7 +69,7 @@ def label(name):
     if name in SOURCES:
         return name
     if name.startswith("hf:"):
-        name = name[3:].partition("#")[0]
+        name = name[3:]
     elif name.startswith(ADDRESSES):
         name = name.rpartition("/")[2]
     else:
@@ -85,7 +81,7 @@ def facts(name):
     """{licence, origin, package, version} of a source, for the manifest of a corpus."""
     if name not in SOURCES | TASKS:
         there = name.startswith(("hf:", *ADDRESSES))
-        origin = name if there else str(Path(name).expanduser().resolve())
+        origin = name if there else valid(str(Path(name).expanduser().resolve()))
         return {"licence": "not known", "origin": origin, "package": "", "version": ""}
     source = (SOURCES | TASKS)[name]
     found = {"licence": source["licence"], "origin": source["origin"]}

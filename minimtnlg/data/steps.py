@@ -22,9 +22,10 @@ from minimtnlg.data.language import in_language
 from minimtnlg.data.prepare import fill
 from minimtnlg.data.published import epochs
 from minimtnlg.data.recipe import Recipe
-from minimtnlg.data.records import SUFFIX, draw, reading, writing
-from minimtnlg.data.repair import repaired
+from minimtnlg.data.records import SUFFIX, draw, put, reading, valid
+from minimtnlg.data.repair import mended, repaired
 from minimtnlg.data.shards import Outcome, Tally, Workers, tally_of
+from minimtnlg.data.shuffle import deal, gather
 from minimtnlg.data.sources import documents, facts, task_records, traits
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
@@ -71,15 +72,15 @@ def read(run, _, folder):
 
 def read_source(at, folder, name, stop):
     """Write the documents of one source into shards; (Tally, what couldn't be read)."""
-    done = folder / f"{name}.json"
+    done = folder / f"{name}.read.json"
     if done.is_file():
-        return Tally.load(tally_of(done)), json.loads(done.read_text())
+        return Tally.load(tally_of(done)), json.loads(done.read_text(encoding="utf-8"))
     tally, complaints, waiting, size, number = Tally(), [], [], 0, 0
 
     def complain(message):
         if stop:
             raise InputError(f"{message}; to leave such things out: --on-error skip")
-        complaints.append(message)
+        complaints.append(valid(message))
 
     for document in documents(at, complain=complain):
         tally.add(document, Outcome((document,), counts=(f"{document.kind} {name}",)))
@@ -92,7 +93,7 @@ def read_source(at, folder, name, stop):
         put(folder / f"{name}-{number:05d}{SUFFIX}", waiting)
     tally.save(tally_of(done))
     with appearing(done) as aside:
-        aside.write_text(json.dumps(complaints, ensure_ascii=False))
+        aside.write_text(json.dumps(complaints, ensure_ascii=False), encoding="utf-8")
     return tally, complaints
 
 
@@ -117,16 +118,13 @@ def repair(run, shards, folder):
 def judge(run, shards, folder):
     """A classifier learns good from raw, and raw documents are kept by their score."""
     chosen, kinds = run.recipe.quality, run.report["read"]["counts"]
-    raw = set(chosen.raw) or {name for name in run.sources if f"page {name}" in kinds}
+    pages = {name for name in run.sources if f"page {name}" in kinds}
+    raw = set(chosen.raw) or pages - set(chosen.good)
     good = set(chosen.good) or {n for n, at in run.sources.items() if traits(at)["good"]} - raw
-    for key, names in (("good", good), ("raw", raw)):
-        if unknown := names - set(run.sources):
-            raise InputError(
-                f"quality.{key} names {', '.join(sorted(unknown))}, which is no source of this "
-                f"corpus; there are {', '.join(run.sources)}"
-            )
     found, step = {"good": sorted(good), "raw": sorted(raw)}, passed
-    if good and raw:
+    if not chosen.judge:
+        found["note"] = "nothing was judged: quality.judge is false"
+    elif good and raw:
         learned = folder / "classifier.npz"
         if not learned.is_file():
             texts = _sample(run, shards, good), _sample(run, shards, raw)
@@ -134,6 +132,11 @@ def judge(run, shards, folder):
         found["classifier"] = quality.Classifier.load(learned).facts
         step = partial(
             quality.good_enough, classifier=learned, alpha=chosen.alpha, raw=frozenset(raw)
+        )
+    elif chosen.raw:
+        raise InputError(
+            f"quality.raw names {', '.join(sorted(raw))}, but there is no good source to learn "
+            "from: name one in quality.good, or set quality.judge=false"
         )
     else:
         found["note"] = "nothing was judged: it takes a good source and one of pages"
@@ -177,6 +180,7 @@ def clean(run, shards, folder):
     chosen, path = run.recipe.decontaminate, folder / "ngrams.npz"
     if not path.is_file():
         texts = (t for task in chosen.tasks for t in decontaminate.texts_of(task_records(task)))
+        texts = (form for t in texts for form in (t, mended(t)))  # documents are mended, code isn't
         decontaminate.Index.build(texts, chosen.longest, chosen.shortest).save(path)
     counts = Counter()
     for part in run.workers.each("count n-grams", count_shard, [(s, path) for s in shards]):
@@ -216,26 +220,6 @@ def shuffle(run, shards, folder):
     return tally, {}
 
 
-def deal(shard, folder, ways, seed):
-    """Deal the documents of a shard into `ways` files, by the first digits of their draws."""
-    dealt = [[] for _ in range(ways)]
-    for document in reading(shard):
-        dealt[int(draw(document.key, f"order {seed}") * ways)].append(document)
-    for way, part in enumerate(dealt):
-        put(folder / f"{way}-{shard.name}", part)
-
-
-def gather(target, sources, seed):
-    """Sort the documents of some files by their draws into the shard `target`; the Tally."""
-    found = [document for source in sources for document in reading(source)]
-    found.sort(key=lambda d: (draw(d.key, f"order {seed}"), d.text, d.url, d.id))
-    tally = Tally()
-    for document in found:
-        tally.add(document, passed(document))
-    put(target, found)
-    return tally
-
-
 def index(run, shards, _):
     """Tokenizer, .bin and .idx of every source, as `data prepare` makes them, and the weights."""
     chosen, corpus, before = run.recipe.index, run.out / "corpus", run.report["shuffle"]["sources"]
@@ -253,7 +237,7 @@ def index(run, shards, _):
         name: (facts(at), (d for shard in _of([name], shards) for d in reading(shard)))
         for name, at in own.items()
     }
-    options = {"sources": list(run.sources.values()), "vocab": chosen.vocab}
+    options = {"sources": list(map(valid, run.sources.values())), "vocab": chosen.vocab}
     shutil.rmtree(corpus, ignore_errors=True)  # of another recipe
     fill(corpus, opened, chosen.vocab, options, run.progress, chosen.weights)
     made = Corpus(corpus)
@@ -269,13 +253,6 @@ def index(run, shards, _):
 def passed(document):
     """What becomes of a document that goes on as it is."""
     return Outcome((document,))
-
-
-def put(path, documents):
-    """Write a shard."""
-    with writing(path) as write:
-        for document in documents:
-            write(document)
 
 
 def _of(sources, shards):

@@ -32,11 +32,11 @@ from minimtnlg.data import decontaminate, dedup, minhash, quality
 from minimtnlg.data.extract import LISTS, extracted
 from minimtnlg.data.language import identified, in_language
 from minimtnlg.data.recipe import load
-from minimtnlg.data.records import SUFFIX, Document, draw
+from minimtnlg.data.records import SUFFIX, Document, draw, put
 from minimtnlg.data.repair import repaired
 from minimtnlg.data.shards import Tally, Workers
 from minimtnlg.data.sources import documents, task_records
-from minimtnlg.data.steps import STEPS, Run, put
+from minimtnlg.data.steps import STEPS, Run
 
 SOURCES = ["handbook", "mail", "wikipedia", "sotu", "moby-dick", "factbook", "austen"]
 BATCHES = 5

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import html
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pydoc_data.topics import topics
 
 import psutil
@@ -316,14 +318,15 @@ def test_what_cannot_be_read_is_named_and_stops_or_is_skipped(given, tmp_path, n
     assert where in summary(tmp_path / "out")
 
 
-PLAIN = ["quality.good=[]", "quality.raw=['book.jsonl']"]  # nothing is judged
+PLAIN = ["quality.good=[]", "quality.raw=[]", "quality.judge=false"]
 
 
 @pytest.mark.parametrize(
     "overrides, match",
     [
         (["index.weights={nothing: 1}"], "index.weights names 'nothing'.*there are web, book"),
-        (['quality.raw=["nothing"]'], "quality.raw names nothing.*there are web, book.jsonl"),
+        (['quality.raw=["nothing"]'], "quality.raw names 'nothing'.*there are web, book.jsonl"),
+        (['quality.raw=["web"]', "quality.good=[]"], "quality.raw names web, but there is no good"),
         (['decontaminate.tasks=["nothing.jsonl"]'], "nothing.jsonl"),
         (["repair.shortest=1000000"], "the classifier has 0 good and 0 raw documents"),
         (["repair.shortest=9000", *PLAIN], "no document is left, .* below 9000 characters 51"),
@@ -332,6 +335,22 @@ PLAIN = ["quality.good=[]", "quality.raw=['book.jsonl']"]  # nothing is judged
 def test_a_recipe_that_cannot_be_is_one_line(given, tmp_path, overrides, match):
     with pytest.raises(InputError, match=match):
         curate(tmp_path / "out", sources(given), recipe(given, *overrides), 1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "override", ["index.weights={nothing: 1}", 'quality.good=["no"]', "decontaminate.tasks=[no]"]
+)
+def test_an_unknown_name_is_found_before_any_work(given, tmp_path, override):
+    with pytest.raises(InputError, match="'no"):
+        curate(tmp_path / "out", sources(given), recipe(given, override), 1, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_judged_if_nobody_wants_it(given, tmp_path):
+    out = tmp_path / "out"
+    report = curate(out, sources(given), recipe(given, "quality.judge=false"), 1, progress=False)
+    into, left = report["quality"]["documents"]
+    assert into == left and "nothing was judged: quality.judge is false" in summary(out)
 
 
 def test_a_summary_needs_no_seconds(made, tmp_path):
@@ -365,6 +384,115 @@ def test_a_finished_step_that_was_damaged_is_named(given, made, tmp_path):
     assert tree(out) == tree(made[0])
     (out / "steps" / "5-dedup" / "step.json").write_text("{")
     with pytest.raises(InputError, match="step.json isn't JSON .*; remove .*5-dedup"):
+        curate(out, sources(given), recipe(given), 1, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["folder", "file", "end"])
+def test_a_corpus_that_was_damaged_is_named(given, made, tmp_path, damage):
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    path = out / "corpus" / "web.bin"
+    if damage == "folder":
+        shutil.rmtree(path.parent)
+    elif damage == "file":
+        path.unlink()
+    else:
+        os.truncate(path, 10)
+    with pytest.raises(InputError, match="corpus/.*remove .*8-index to make it again"):
+        curate(out, sources(given), recipe(given), 1, progress=False)
+    shutil.rmtree(out / "steps" / "8-index")
+    curate(out, sources(given), recipe(given), 1, progress=False)
+    assert tree(out) == tree(made[0])
+
+
+def test_what_another_recipe_made_does_not_look_current(given, made, tmp_path):
+    """The new recipe fails in the middle: what stands there then is neither."""
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    with pytest.raises(InputError, match="no document is left"):
+        curate(out, sources(given), recipe(given, "repair.shortest=9000", *PLAIN), 1, False, False)
+    assert not (out / "report.json").exists() and not (out / "corpus").exists()
+    curate(out, sources(given), recipe(given), 1, progress=False)
+    assert tree(out) == tree(made[0])
+
+
+LEAK = "the café owner’s first fish & chips were “résumé” of a long naïve summer in the north"
+FORMS = {
+    "as it is": LEAK,
+    "entities": html.escape(LEAK),
+    "accents apart": unicodedata.normalize("NFD", LEAK),
+    "decoded wrongly": LEAK.encode("utf-8").decode("windows-1252", "replace"),
+    "ligatures": LEAK.replace("fi", "ﬁ"),
+    "stressed": " ".join(f"_{word}_" for word in LEAK.split()),
+}
+
+
+@pytest.mark.parametrize("asked", FORMS)
+def test_a_leak_is_found_however_it_is_written(given, tmp_path, asked):
+    """Prose is mended before it is searched, code isn't; questions come as they come."""
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": FORMS[asked]}))
+    folder = tmp_path / "text"
+    folder.mkdir()
+    forms = {f"{form}.txt": leak for form, leak in FORMS.items()} | {"code.py": FORMS[asked]}
+    for number, (name, leak) in enumerate(forms.items()):
+        (folder / name).write_text(f"{TEXTS[number]}\n\n{leak}\n\n{TEXTS[number + 9]}")
+    chosen = recipe(given, *PLAIN, f'decontaminate.tasks=["{tmp_path}/questions.jsonl"]')
+    curate(tmp_path / "out", [folder], chosen, 1, progress=False)
+    clean = {document.id for document in left(tmp_path / "out", "decontaminate")}
+    assert clean == {f"{name}#{piece}" for name in forms for piece in (1, 2)}
+
+
+def test_half_a_character_in_any_field_is_no_end(given, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    record = {"text": TEXTS[0], "id": "a\ud800", "url": "\udfff", "meta": {"k\ud800": ["\ud800"]}}
+    (folder / "a.jsonl").write_text(json.dumps(record))
+    strange = os.fsencode(folder) + b"/caf\xe9.txt"
+    with open(strange, "w") as f:
+        f.write(TEXTS[1])
+    with open(os.fsencode(folder) + b"/\xe9mpty.txt", "w"):
+        pass
+    report = curate(tmp_path / "out", [folder], recipe(given, *PLAIN), 1, False, progress=False)
+    assert report["index"]["documents"][1] == 2
+    assert "?mpty.txt is empty" in report["read"]["complaints"]["mine"]["first"][0]
+    assert {d.id for d in left(tmp_path / "out", "read")} == {"a?", "caf?.txt"}
+
+
+def test_a_folder_whose_name_is_no_text(given, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.txt").write_text(TEXTS[0])
+    curate(tmp_path / "out", [folder], recipe(given, *PLAIN), 1, progress=False)
+    assert Corpus(tmp_path / "out" / "corpus").tokens["caf"]
+
+
+@pytest.mark.parametrize("name", ["step", "key", "work", "parts", "classifier", "corpus"])
+def test_a_source_may_have_any_name(given, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.txt").write_text(TEXTS[number])
+    out = tmp_path / "out"
+    first = curate(out, [folder], recipe(given, *PLAIN), 1, progress=False)
+    assert curate(out, [folder], recipe(given, *PLAIN), 1, progress=False) == first
+    assert first["index"]["documents"] == [2, 2]
+
+
+def test_an_empty_folder_is_named_and_can_be_skipped(given, tmp_path):
+    (tmp_path / "empty").mkdir()
+    both = [tmp_path / "empty", given / "web"]
+    with pytest.raises(InputError, match="no text in .*empty.*--on-error skip"):
+        curate(tmp_path / "out", both, recipe(given, *PLAIN), 1, progress=False)
+    report = curate(tmp_path / "out", both, recipe(given, *PLAIN), 1, False, progress=False)
+    assert "empty" in report["read"]["complaints"] and list(report["index"]["tokens"]) == ["web"]
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null"])
+def test_a_record_of_a_step_that_is_no_object_is_named(given, made, tmp_path, content):
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    (out / "steps" / "5-dedup" / "step.json").write_text(content)
+    with pytest.raises(InputError, match="step.json isn't a JSON object; remove .*5-dedup"):
         curate(out, sources(given), recipe(given), 1, progress=False)
 
 

@@ -38,11 +38,24 @@ def test_a_file_and_overrides(tmp_path):
         ("decontaminate.shortest=14", "decontaminate.shortest=14 is above"),
         ("index.weights={a: 0}", "index.weights.a=0"),
         ("jaccard=0.7", "section.key=value"),
+        ("language.keep=English", "language.keep='English'"),
+        ("quality.good=wikipedia", r"quality.good='wikipedia': expected a list, as \[a, b\]"),
+        ("index.weights=3", "index.weights=3: expected pairs, as {a: 1}"),
+        ("index.vocab=gpt3", "index.vocab='gpt3': expected a size to train, or gpt2"),
+        ("index.vocab=0", "index.vocab=0: expected a size"),
+        ("index.vocab=3.5", "index.vocab"),
+        ("dedup.bands=1000", "dedup.bands=1000 of dedup.rows=13 take 13000 hash functions"),
+        ("decontaminate.longest=101", "decontaminate.longest=101 is above 100 words"),
     ],
 )
 def test_what_cannot_be(override, match):
     with pytest.raises(InputError, match=match):
         load(None, [override])
+
+
+def test_a_source_is_good_or_raw():
+    with pytest.raises(InputError, match="quality.good and quality.raw both name b: take one out"):
+        load(None, ["quality.good=[a, b]", "quality.raw=[b, c]"])
 
 
 @pytest.mark.parametrize(

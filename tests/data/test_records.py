@@ -101,6 +101,8 @@ def test_draws_are_even_independent_of_each_other_and_the_same_everywhere():
             assert abs(sum(x < share for x in sample) / 4000 - share) < 5 * spread
     both = sum(x < 0.5 and y < 0.5 for x, y in zip(ours, other, strict=True)) / 4000
     assert abs(both - 0.25) < 5 * (0.25 * 0.75 / 4000) ** 0.5
+    long = [draw(keys[7], f"order 1234567890{end}") for end in "abc"]
+    assert len(set(long)) == 3  # the whole of the purpose counts
     code = "from minimtnlg.data.records import *; print(draw(key('7'), 'pareto'))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(told.stdout) == ours[7]

@@ -93,7 +93,7 @@ def test_an_unknown_name_is_told_the_nearest():
 def test_labels_are_file_names():
     assert label("moby-dick") == "moby-dick"
     assert label("/a/b c/d é!") == "d-é"
-    assert label("hf:user/set:config:train#body") == "user-set-config-train"
+    assert label("hf:user/set:config:train#body") == "user-set-config-train-body"
 
 
 @pytest.fixture
