@@ -14,6 +14,7 @@ Memory: each step of the pipeline over shards of copies, with words replaced so 
 another, in a process of its own; one worker, its peak less what it held at the start.
 """
 
+import contextlib
 import json
 import random
 import re
@@ -149,7 +150,10 @@ def compare_quality(texts):
 
 
 def compare_dedup(texts):
-    """datasketch's and rensa's own loops: signatures of 260 values and an index of 20 x 13."""
+    """datasketch's and rensa's own loops: signatures of 260 values and an index of 20 x 13.
+
+    datatrove makes signatures only, where it is installed: the rest of it works on files.
+    """
     from datasketch import MinHash, MinHashLSH
     from rensa import RMinHash, RMinHashLSH
 
@@ -172,7 +176,20 @@ def compare_dedup(texts):
             index.query(made)
             index.insert(number, made)
 
-    compare("dedup", texts, ours, {"datasketch, no check": theirs, "rensa, no check": rust})
+    others = {"datasketch, no check": theirs, "rensa, no check": rust}
+    with contextlib.suppress(ImportError):
+        from datatrove.pipeline.dedup import minhash as trove
+
+        made = object.__new__(trove.MinhashDedupSignature)  # its splitter of words isn't needed
+        made.config = trove.MinhashConfig(num_buckets=20, hashes_per_bucket=13)
+        made.num_hashes, made._parameters = 260, None
+
+        def signatures(items):
+            for document in items:
+                made.get_signature(minhash.shingles(document.text).astype(np.uint64)[:, None])
+
+        others["datatrove, signatures only"] = signatures
+    compare("dedup", texts, ours, others)
 
 
 def compare_decontaminate(texts):
