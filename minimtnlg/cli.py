@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from minimtnlg.cli_plan import plan
 from minimtnlg.errors import InputError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the less
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(course, name="course")
+app.command()(plan)
 
 
 @app.command()

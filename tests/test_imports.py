@@ -25,6 +25,7 @@ LEVELS = [
     {"engines"},
     {"course"},
     {"doctor", "launch"},
+    {"cli_plan"},
     {"cli"},
     {"__main__"},
 ]
