@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from minimtnlg.cli_plan import plan
+from minimtnlg.cli_plan import dryrun, plan
 from minimtnlg.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(course, name="course")
 app.command()(plan)
+app.command()(dryrun)
 
 
 @app.command()

@@ -47,7 +47,7 @@ class Megatron:
         self.config, self.mesh = config, mesh
         take_over_groups(config)
         self.settings = settings(config)
-        self.chunks = gpt_chunks(config, self.settings)
+        self.chunks = [chunk.cuda() for chunk in gpt_chunks(config, self.settings)]
         self.parameters = our_names(self.chunks)
         self.dimensions = {
             name: p.partition_dim if p.tensor_model_parallel else None

@@ -77,7 +77,7 @@ def settings(config):
 
 
 def gpt_chunks(config, settings):
-    """Megatron's GPTModel of this rank, one for each chunk of its stage, on its device.
+    """Megatron's GPTModel of this rank, one for each chunk of its stage.
 
     Its groups have to be there. settings: see `settings`.
     """
@@ -100,7 +100,7 @@ def gpt_chunks(config, settings):
                 post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, **at),
                 share_embeddings_and_output_weights=True,
                 **at,
-            ).cuda()
+            )
         )
     return chunks
 

@@ -92,7 +92,10 @@ class GPT(nn.Module):
             )
             if stage == pp - 1:
                 self.norm = LayerNorm(config.hidden, EPS, self.pieces)
-        self.to(dtype).to_empty(device=device())
+        for module in self.modules():  # by hand: a dry run's parameters can't be converted
+            for name, p in module.named_parameters(recurse=False):
+                empty = torch.empty(p.shape, dtype=dtype, device=device())
+                setattr(module, name, nn.Parameter(empty))
         initialize(self, config, seed, group)
 
     def begins(self, chunk=0):

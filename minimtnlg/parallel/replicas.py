@@ -12,6 +12,7 @@ The step divides the loss by the tokens of the whole global batch, so replicas o
 
 import contextlib
 from collections import deque
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class Bucket:
         self.parameters, self.lanes = parameters, lanes
         self.rows = [-(-len(p) // lanes) for p in parameters]  # of a piece
         lengths = [rows * p[:1].numel() for rows, p in zip(self.rows, parameters, strict=True)]
-        self.ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        self.ends = list(accumulate(lengths, initial=0))
         self.missing = set()  # parameters whose last gradient of the step is still to come
 
     def zeros(self, dtype, lanes=None):
@@ -67,7 +68,10 @@ class Bucket:
     def add(self, flat, i, x):
         """Add x, which is shaped like parameter i, to all its pieces in `flat`."""
         place = flat[:, self.ends[i] : self.ends[i + 1]]
-        place += F.pad(x.flatten(), (0, place.numel() - x.numel())).view(place.shape)
+        x = x.flatten()
+        if short := place.numel() - x.numel():
+            x = F.pad(x, (0, short))  # a copy, which most don't need
+        place += x.view(place.shape)
 
     def piece_in(self, lane, i, like):
         """The piece of parameter i in the one lane [1, elements], shaped like `like`: a view."""

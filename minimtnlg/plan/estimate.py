@@ -8,6 +8,7 @@
 - Then gradients are summed over the replicas, and the optimizer reads and writes its state.
 """
 
+import dataclasses
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -55,6 +56,15 @@ class Job(NamedTuple):
     def schedule(self):
         """The Schedule of the pipeline."""
         return named("interleaved" if self.virtual > 1 else "1f1b", self.pp, self.m, self.virtual)
+
+
+def job_of(config, attention=None):
+    """The Job of a config.Config whose dp is a number; attention: another path than the model's."""
+    model, p, train = config.model, config.parallel, config.train
+    return Job(
+        dataclasses.replace(model, attention=attention or model.attention), p.tp, p.pp, p.dp,
+        train.micro_batch, train.global_batch, p.virtual, p.recompute, p.sequence_parallel, p.zero,
+    )  # fmt: skip
 
 
 class Parts(NamedTuple):

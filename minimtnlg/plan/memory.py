@@ -92,7 +92,8 @@ def memory(job, hw, stack, stages=None):
     for stage in range(job.pp) if stages is None else stages:
         count = counts[stage]
         activations = in_flight(job, stage) * kept + (whole - kept) * (job.recompute != "none")
-        working = 2 * 8 * shared / job.tp + 2 * 2 * shared  # gradients of the MLP, messages
+        # gradients of the MLP and of its largest matrix, messages
+        working = 2 * 8 * (shared + model.hidden**2 / 2) / job.tp + 2 * 2 * shared
         if stage == job.pp - 1:  # logits in 16 bits and in fp32, the softmax and its gradient
             working += (2 + 4 + 4 + 2) * model.seq * b * model.vocab / job.tp
         states = (

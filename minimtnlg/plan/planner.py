@@ -16,22 +16,12 @@ from minimtnlg import rules
 from minimtnlg.config import Model
 from minimtnlg.errors import InputError
 from minimtnlg.plan import flops
-from minimtnlg.plan.estimate import Job, estimate, limit
+from minimtnlg.plan.estimate import Job, estimate, job_of, limit
 from minimtnlg.plan.hardware import hardware, stack
 from minimtnlg.plan.memory import memory
 
 RECOMPUTE = "none", "selective", "full"
 BUBBLE = 0.2  # of the iteration, above which a warning is given
-
-
-def job_of(config, soft):
-    """The Job of a whole config.Config, whose dp is a number, with a Stack's attention."""
-    parallel, train = config.parallel, config.train
-    return Job(
-        dataclasses.replace(config.model, attention=soft.attention),
-        parallel.tp, parallel.pp, parallel.dp, train.micro_batch, train.global_batch,
-        parallel.virtual, parallel.recompute, parallel.sequence_parallel, parallel.zero,
-    )  # fmt: skip
 
 
 def report(config, gpus, hw, soft):
@@ -40,7 +30,7 @@ def report(config, gpus, hw, soft):
     An InputError for a layout that no run could have, as for a number of GPUs that it can't fill.
     """
     config = configuration.sized(config, gpus)
-    job = job_of(config, soft)
+    job = job_of(config, soft.attention)
     found, model, tokens = estimate(job, hw, soft), job.model, job.global_batch * job.model.seq
     stages = memory(job, hw, soft)
     mfu, hfu = flops.shares(
