@@ -34,8 +34,8 @@ CASES = {
 def config(case, *more):
     return configuration.sized(
         configuration.load("nano", [
-            "model.layers=4", "model.seq=32", "model.vocab=256", "model.attention=readable", "model.dropout=0.1",
-            "train.dtype=bfloat16", "train.ramp=null", "train.global_batch=24",
+            "model.layers=4", "model.seq=32", "model.vocab=256", "model.attention=readable",
+            "model.dropout=0.1", "train.dtype=bfloat16", "train.ramp=null", "train.global_batch=24",
             *CASES.get(case, case), *more,
         ]), WORLD,
     )  # fmt: skip
