@@ -1,0 +1,161 @@
+# ---
+# mark: 2
+# minutes: 25
+# needs: [roofline, wave]
+# ---
+
+# %% [markdown]
+# # Tiles and waves
+#
+# A GPU with `sms` multiprocessors multiplies $[m, k]$ by $[k, n]$. How long does it take?
+#
+# - The result is cut into tiles of `rows` by `columns`; what is left at an edge is a tile, too.
+# - Each multiprocessor computes one tile at a time. A tile takes $2 \cdot$ rows $\cdot$ columns
+#   $\cdot k$ FLOPs, at `rate` FLOP/s *of one multiprocessor*, whether it is full or not.
+# - As many tiles as there are multiprocessors make a wave; the last one takes as long as a full one.
+# - The GPU takes the tile shape of `tiles` that is fastest.
+# - It can't be faster than the memory: both operands are read and the result written once, numbers of
+#   `size` bytes, at `memory` bytes/s.
+#
+# **Target:** 256 x 256 x 64 on 4 multiprocessors of 1e9 FLOP/s each, with tiles of 128 x 128 alone
+# and a fast memory: one wave, 0.002097152 seconds.
+
+# %%
+import math
+
+
+# %% tags=["stub"]
+def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Seconds of a product [m, k] x [k, n] on a GPU.
+
+    sms      multiprocessors
+    rate     FLOP/s of one of them
+    memory   bytes/s of the whole GPU
+    tiles    pairs (rows, columns) that the GPU can choose from
+    size     bytes of a number
+    """
+    raise NotImplementedError("count tiles, then waves; take the best shape; then look at the bytes")
+
+# %% [markdown] tags=["hint"]
+# For one shape: how many tiles are there along m, how many along n? Rounded up, each.
+
+# %% [markdown] tags=["hint"]
+# `waves = math.ceil(tiles / sms)`. Each wave takes the time of one tile on one multiprocessor.
+
+# %% [markdown] tags=["hint"]
+# `best = min(...)` over the shapes; the answer is `max(best, size * (m * k + k * n + m * n) / memory)`.
+
+# %% tags=["solution"]
+def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    best = min(
+        math.ceil(math.ceil(m / rows) * math.ceil(n / columns) / sms)
+        * (2 * rows * columns * k / rate)
+        for rows, columns in tiles
+    )
+    return max(best, size * (m * k + k * n + m * n) / memory)
+
+# %% tags=["check"]
+from minimtnlg.course.check import expect
+
+FAST = 1e30  # bytes/s, a memory that never counts
+
+
+def the_target(student):
+    """One full wave"""
+    expect(student(256, 256, 64, 4, 1e9, FAST), 0.002097152, "seconds of the target")
+
+
+def one_tile_more_is_a_wave_more(student):
+    """The last wave takes as long as a full one"""
+    expect(student(5 * 128, 128, 64, 4, 1e9, FAST), 0.004194304, "seconds of five tiles on four",
+           "round the number of waves up")  # fmt: skip
+
+
+def edges_are_tiles(student):
+    """What is left at an edge is a tile"""
+    expect(student(129, 257, 10, 100, 1e6, FAST), 0.32768, "seconds of six tiles on a hundred")
+    expect(student(129, 257, 10, 3, 1e6, FAST), 0.65536, "seconds of six tiles on three",
+           "round up along each side by itself, then multiply")  # fmt: skip
+
+
+def memory_is_a_floor(student):
+    """Both operands are read, the result is written"""
+    expect(student(128, 128, 1, 1, 1e30, 1e3), 2 * (128 + 128 + 128 * 128) / 1e3,
+           "seconds of a product that is all bytes",
+           "m k + k n + m n numbers of `size` bytes")  # fmt: skip
+
+# %% tags=["hidden"]
+def the_best_shape_is_taken(student):
+    """Of several tile shapes the fastest"""
+    shapes = ((256, 128), (128, 256), (64, 64))
+    expect(student(256, 64, 8, 4, 1e6, FAST, shapes), 0.065536, "seconds with three shapes",
+           "take the minimum over the shapes")  # fmt: skip
+
+
+def the_longer_time_counts(student):
+    """Arithmetic and memory go on at the same time"""
+    expect(student(128, 128, 128, 1, 4194304.0, 98304.0), 1.0, "seconds of one and of one")
+    expect(student(128, 128, 128, 1, 2097152.0, 98304.0), 2.0, "seconds of two and of one",
+           "the longer of both, not their sum")  # fmt: skip
+
+
+def numbers_have_a_size(student):
+    """Numbers of four bytes take twice the memory's time"""
+    expect(student(8, 8, 8, 1, 1e30, 192.0, size=4), 4.0, "seconds with size=4")
+
+# %% tags=["wrong"]
+def _product(m, n, k, sms, rate, memory, tiles, size, up=math.ceil, best=min, both=max, reads=1):
+    seconds = best(
+        up(math.ceil(m / rows) * math.ceil(n / columns) / sms) * (2 * rows * columns * k / rate)
+        for rows, columns in tiles
+    )
+    return both(seconds, size * (reads * (m * k + k * n) + m * n) / memory)
+
+
+def forgets_the_last_wave(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: one_tile_more_is_a_wave_more. Waves are rounded down."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, up=lambda x: max(1, math.floor(x)))
+
+
+def waves_may_be_parts(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: one_tile_more_is_a_wave_more. A part of a wave takes a part of its time."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, up=lambda x: max(1, x))
+
+
+def cuts_the_area(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: edges_are_tiles. Tiles are the area of the result over that of a tile."""
+    seconds = min(
+        math.ceil(m * n / (rows * columns) / sms) * (2 * rows * columns * k / rate)
+        for rows, columns in tiles
+    )
+    return max(seconds, size * (m * k + k * n + m * n) / memory)
+
+
+def takes_the_first_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: the_best_shape_is_taken. The first shape is as good as any."""
+    return _product(m, n, k, sms, rate, memory, tiles[:1], size)
+
+
+def takes_the_slowest_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: the_best_shape_is_taken. The slowest shape decides."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, best=max)
+
+
+def adds_both(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: the_longer_time_counts. Arithmetic waits for the memory."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, both=lambda x, y: x + y)
+
+
+def forgets_the_memory(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: memory_is_a_floor. Only the arithmetic counts."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, both=lambda x, y: x)
+
+
+def only_writes(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: memory_is_a_floor. The operands are in the GPU already."""
+    return _product(m, n, k, sms, rate, memory, tiles, size, reads=0)
+
+
+def two_bytes_always(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: numbers_have_a_size. Numbers have two bytes."""
+    return _product(m, n, k, sms, rate, memory, tiles, 2)
