@@ -40,6 +40,8 @@ def plan(
     from minimtnlg.plan import hardware, planner
     from minimtnlg.plan.estimate import job_of
 
+    if (rows and (config or search or trace)) or (search and trace):
+        raise InputError("--rows stands alone, and --search has no --trace: one thing at a time")
     if rows:
         found = _compared(planner.published(rows))
         print(json.dumps(found, indent=1) if as_json else _rows_text(found))
@@ -51,6 +53,8 @@ def plan(
     if search:
         if gpus is None:
             raise InputError("--search takes --gpus N: how many there are")
+        if chosen := [text for text in overrides or () if text.startswith("parallel.")]:
+            raise InputError(f"{chosen[0]} with --search, which chooses the layout: leave it out")
         found, count = planner.search(settings, gpus, hw, soft)
         made = [_layout(*one) for one in found[:SHOWN]]
         edge = [_layout(*one) for one in planner.frontier(found)]
@@ -88,6 +92,8 @@ def dryrun(
     settings = configuration.sized(configuration.load(config, overrides or ()), gpus)
     p = settings.parallel
     layout = Layout(tp=p.tp, pp=p.pp, dp=p.dp)
+    if all_stages and rank:
+        raise InputError("--rank and --all-stages: one of them")
     ranks = [layout.rank(stage) for stage in range(p.pp)] if all_stages else [rank]
     found = [_dry(settings, number, engine) for number in ranks]
     if as_json:
@@ -206,7 +212,7 @@ def _rows_text(found):
 
 def _layout(seconds, most, job):
     """A row of a search."""
-    row = {k: v for k, v in job._asdict().items() if k not in ("model", "global_batch")}
+    row = {k: v for k, v in job._asdict().items() if k not in ("model", "global_batch", "gpipe")}
     return {"seconds": seconds, "gib": most, **row}
 
 

@@ -32,9 +32,9 @@ def test_a_machine_that_was_not_calibrated_says_so():
 
 def test_a_search():
     text = said("plan", "mtnlg-530b", "--gpus", "2240", "--search")
-    assert "1398 legal layouts on 2240 GPUs, 286 fit" in text and "faster only with more" in text
+    assert "294 legal layouts on 2240 GPUs, 109 fit" in text and "faster only with more" in text
     found = json.loads(said("plan", "mtnlg-530b", "--gpus", "2240", "--search", "--json"))
-    assert found["fit"] == 286 and found["best"][0] == found["frontier"][0]
+    assert found["fit"] == 109 and found["best"][0] == found["frontier"][0]
 
 
 def test_published_rows():
@@ -66,6 +66,9 @@ def test_a_dry_run():
 @pytest.mark.parametrize("arguments, match", [
     (["plan"], "plan what?"),
     (["plan", "nano", "--search"], "--search takes --gpus N"),
+    (["plan", "nano", "--search", "--gpus", "2", "parallel.tp=2"], "parallel.tp=2 with --search"),
+    (["plan", "nano", "--rows", "scaling/published_runs.csv"], "--rows stands alone"),
+    (["dryrun", "nano", "--rank", "1", "--all-stages"], "--rank and --all-stages"),
     (["plan", "nano", "--cluster", "abacus"], "no hardware 'abacus'"),
     (["plan", "nano", "--stack", "cards"], "no stack 'cards'"),
     (["plan", "mtnlg-530b", "--gpus", "2241"], "make 2240 ranks, not 2241"),

@@ -83,6 +83,7 @@ def memory_is_a_floor(student):
     expect(student(128, 128, 1, 1, 1e30, 1e3), 2 * (128 + 128 + 128 * 128) / 1e3,
            "seconds of a product that is all bytes",
            "m k + k n + m n numbers of `size` bytes")  # fmt: skip
+    expect(student(2, 3, 5, 1, 1e30, 62.0), 1.0, "seconds of [2, 5] x [5, 3] that is all bytes")
 
 # %% tags=["hidden"]
 def the_best_shape_is_taken(student):
@@ -90,6 +91,9 @@ def the_best_shape_is_taken(student):
     shapes = ((256, 128), (128, 256), (64, 64))
     expect(student(256, 64, 8, 4, 1e6, FAST, shapes), 0.065536, "seconds with three shapes",
            "take the minimum over the shapes")  # fmt: skip
+    shapes = ((128, 128), (256, 64), (128, 256))
+    expect(student(256, 64, 8, 1, 1e6, FAST, shapes), 0.262144, "seconds with three other shapes",
+           "rows go with m, columns with n; the smallest shape need not win")  # fmt: skip
 
 
 def the_longer_time_counts(student):
@@ -139,6 +143,22 @@ def takes_the_first_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=
 def takes_the_slowest_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
     """Caught by: the_best_shape_is_taken. The slowest shape decides."""
     return _product(m, n, k, sms, rate, memory, tiles, size, best=max)
+
+
+def swaps_the_sides(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: the_best_shape_is_taken. Rows are counted along n."""
+    return _product(m, n, k, sms, rate, memory, [shape[::-1] for shape in tiles], size)
+
+
+def takes_the_smallest_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: the_best_shape_is_taken. Small tiles waste least, it thinks."""
+    return _product(m, n, k, sms, rate, memory, [min(tiles, key=math.prod)], size)
+
+
+def reads_one_operand_twice(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: memory_is_a_floor. k n is taken for m k."""
+    seconds = _product(m, n, k, sms, rate, 1e30, tiles, size)
+    return max(seconds, size * (2 * m * k + m * n) / memory)
 
 
 def adds_both(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):

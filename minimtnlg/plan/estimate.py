@@ -35,6 +35,7 @@ class Job(NamedTuple):
     recompute: str = "none"
     sequence_parallel: bool = False
     zero: int = 0
+    gpipe: bool = False
 
     @property
     def gpus(self):
@@ -55,7 +56,8 @@ class Job(NamedTuple):
     @property
     def schedule(self):
         """The Schedule of the pipeline."""
-        return named("interleaved" if self.virtual > 1 else "1f1b", self.pp, self.m, self.virtual)
+        kind = "gpipe" if self.gpipe else "interleaved" if self.virtual > 1 else "1f1b"
+        return named(kind, self.pp, self.m, self.virtual)
 
 
 def job_of(config, attention=None):
@@ -64,6 +66,7 @@ def job_of(config, attention=None):
     return Job(
         dataclasses.replace(model, attention=attention or model.attention), p.tp, p.pp, p.dp,
         train.micro_batch, train.global_batch, p.virtual, p.recompute, p.sequence_parallel, p.zero,
+        p.schedule == "gpipe",
     )  # fmt: skip
 
 
@@ -85,13 +88,16 @@ class Parts(NamedTuple):
 
 def product(m, n, k, hw, batch=1, more=0):
     """Seconds of [m, k] x [k, n] in 16 bits, `batch` times; more: bytes besides the operands."""
+    reads = moved(2 * batch * (m * k + k * n + m * n) + more, hw)
+    if hw.matmul == 1:  # perfect kernels have no tiles
+        return max(2 * batch * m * n * k / (hw.tflops * 1e12), reads)
     seconds = float("inf")
     for rows, columns in TILES:
         waves = batch * -(-m // rows) * -(-n // columns) / hw.sms
         waves = max(1.0, (waves + -(-waves // 1)) / 2)  # between full waves and none lost
         rate = hw.tflops * 1e12 / hw.sms * hw.matmul * (1 if rows * columns == 32768 else hw.small)
         seconds = min(seconds, waves * 2 * rows * columns * (k + hw.start) / rate)
-    return max(seconds, moved(2 * batch * (m * k + k * n + m * n) + more, hw))
+    return max(seconds, reads)
 
 
 def moved(size, hw):
@@ -109,7 +115,14 @@ def layer(model, tp, b, sequence_parallel, recompute, hw, stack):
     matrices = (rows, 3 * h / t, h), (rows, h, h / t), (rows, 4 * h / t, h), (rows, h, 4 * h / t)
     core = (s, s, h / a), (s, h / a, s)  # [m, n, k] of q k^T, and of the weights times v
 
-    attention = sum(product(m, n, k, hw, b * a / t) for m, n, k in core)
+    # A fused kernel writes no scores, and computes the first product once more in backward.
+    fused = 4 * b * s * s * h / t / (hw.tflops * 1e12 * hw.matmul)
+    attention, for_core = fused, 2.5 * fused
+    if scores:
+        attention = sum(product(m, n, k, hw, b * a / t) for m, n, k in core)
+        for_core = sum(
+            product(m, k, n, hw, b * a / t) + product(k, n, m, hw, b * a / t) for m, n, k in core
+        )
     products = sum(product(m, n, k, hw) for m, n, k in matrices) + attention
     # LayerNorms, bias, dropout and residual; GeLU; scale, mask, softmax and dropout
     softmax = moved(9 * scores, hw)
@@ -123,7 +136,7 @@ def layer(model, tp, b, sequence_parallel, recompute, hw, stack):
     inside = 6 if stack.fused else 0
     products = sum(
         product(m, k, n, hw) + product(k, n, m, hw, more=inside * k * n) for m, n, k in matrices
-    ) + sum(product(m, k, n, hw, b * a / t) + product(k, n, m, hw, b * a / t) for m, n, k in core)
+    ) + for_core
     moves = moved(30 * outside + 24 * x / t + 11 * scores + added * 12 * h * h / t, hw)
     again = 2 * half if sequence_parallel else 0  # of inputs that were kept in pieces
     backward = Parts(products, moves, (1 - stack.hidden) * (2 * summed + again))
@@ -132,9 +145,10 @@ def layer(model, tp, b, sequence_parallel, recompute, hw, stack):
     elif recompute == "selective":
         backward = backward.plus(Parts(attention, softmax))
     # Python launches kernels one after the other: a layer takes at least so long
+    least = hw.launch[0], hw.launch[1] + hw.launch[0] * (recompute == "full")
     return tuple(
         parts.plus(Parts(0, max(0, host - sum(parts))))
-        for parts, host in zip((forward, backward), hw.launch, strict=True)
+        for parts, host in zip((forward, backward), least, strict=True)
     )
 
 
@@ -173,7 +187,8 @@ def _sent(job, hw, stack):
     size = 2 * job.model.seq * job.micro_batch * job.model.hidden
     far = job.gpus > hw.per_node  # else the whole pipeline is in one node
     slices = job.tp if stack.sends == "slices" or job.sequence_parallel else 1
-    return transfer_seconds(size, hw, far, slices) * stack.transfers / 2 * job.virtual
+    one = transfer_seconds(size, hw, far, slices, not job.sequence_parallel)
+    return one * stack.transfers / 2 * job.virtual
 
 
 def passes(job, hw, stack):
@@ -242,19 +257,20 @@ def _after(job, hw, stack):
     most = max(parameters(job))
     size = most * stack.gradient
     data = sum_seconds(size, job.dp, hw, job.tp)
-    if job.zero:
-        data = half_seconds(size, job.dp, hw, job.tp) + half_seconds(2 * most, job.dp, hw, job.tp)
-    if job.zero == 3:  # parameters are gathered forward and backward, for every micro-batch
-        data += 2 * job.m * half_seconds(2 * most, job.dp, hw, job.tp)
+    if job.zero:  # from stage 2 on nothing whole outlives a backward pass; stage 3 has no weights
+        sums = job.m if job.zero > 1 else 1
+        gathers = 2 * job.m if job.zero == 3 else 1
+        data = sums * half_seconds(size, job.dp, hw, job.tp)
+        data += gathers * half_seconds(2 * most, job.dp, hw, job.tp)
     if job.pp > 1:  # the embedding stands on the first and the last stage
         table = job.model.vocab * job.model.hidden / job.tp * stack.gradient
-        data += sum_seconds(table, 2, hw, hw.per_node)
+        data += sum_seconds(table, 2, hw, job.tp * job.dp * (job.pp - 1))
     owned = most / job.dp if job.zero else most
     return data, moved(4 * most + 40 * owned, hw)
 
 
 def limit(job, hw, stack):
-    """Seconds that nothing can go below: perfect kernels and wires, but the same bubble."""
+    """Seconds with perfect kernels and wires, but the bubble, bytes and sums of this stack."""
     return estimate(job, hw.perfect(), stack).seconds
 
 

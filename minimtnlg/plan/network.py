@@ -26,7 +26,7 @@ def _ring(ranks, hw, apart):
     """(seconds that a call takes at least, bytes/s of the slowest wire) of a ring."""
     if ranks == 1:
         return 0.0, 1.0
-    rate, inside = hw.near * hw.near_share * 1e9, max(1, min(ranks, hw.per_node // apart))
+    rate, inside = hw.near * hw.near_share * 1e9, min(ranks, -(-hw.per_node // apart))
     start = hw.near_seconds if inside > 1 else 0.0
     if ranks > inside:
         rings = min(apart, hw.per_node)  # that leave a node
@@ -35,14 +35,14 @@ def _ring(ranks, hw, apart):
     return start, rate
 
 
-def transfer_seconds(size, hw, far, slices=1):
+def transfer_seconds(size, hw, far, slices=1, gather=True):
     """Seconds in which a tensor of `size` bytes goes from each GPU of a stage to one of the next.
 
-    slices: how many tensor ranks send a part each, which the receivers then gather.
+    slices: how many tensor ranks send a part each, which the receivers then gather, if they want.
     """
     if far:
         rate = min(hw.pair, hw.nic * hw.nic_share)
         seconds = hw.far_seconds + size / slices / (rate * 1e9)
     else:
         seconds = hw.near_seconds + size / slices / (hw.near * hw.near_share * 1e9)
-    return seconds + half_seconds(size, slices, hw)
+    return seconds + (half_seconds(size, slices, hw) if gather else 0.0)

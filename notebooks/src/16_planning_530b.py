@@ -59,7 +59,8 @@ cluster: str = "a100-80gb"  # a preset, or the path of your own YAML file
 # Type your guess in place of `None`, then run the cell.
 #
 # 1. In how many ways can 2240 GPUs train MT-NLG, if the size of a micro-batch, recomputation,
-#    sequence parallelism, interleaving and ZeRO are chosen, too? Slices go up to 16.
+#    sequence parallelism, interleaving and ZeRO are chosen, too? Slices go up to 16, and the batch
+#    grows from 32 to 1920 in steps of 32.
 # 2. MT-NLG's iteration took 60.1 s. How many seconds would the fastest layout take on the same
 #    GPUs, with the software of a year later?
 # 3. Twice as many nodes, 560 instead of 280, and the same batch. How many times faster is an
@@ -105,7 +106,8 @@ for name, words in {"no pipeline": "not divisible", "few stages": "do not fit",
     assert words in verdict(tries[name], old)
 
 # %% [markdown]
-# Some do not fit, some are against the rules. Trying by hand may find a layout. It does not find the
+# The memory is what a GPU reserves on the fullest stage. Some layouts do not fit, some are against the
+# rules. Trying by hand may find a layout. It does not find the
 # best.
 
 # %% [markdown]
@@ -180,9 +182,14 @@ print(f"\n{dry.peak / 2**30:.1f} GiB at the peak of a GPU; this notebook uses {u
 assert dry.peak > 30 * 2**30
 
 # %% [markdown]
+# Above, the same layout took 54 GiB. That was the fullest stage, with DeepSpeed's 20 bytes a parameter
+# instead of our 18, and with 4 GiB and 5 % for the driver, buffers and gaps. Our ranks also send an
+# eighth of each activation, where MT-NLG's sent the whole.
+
+# %% [markdown]
 # ## You might think
 #
-# *They forgot to interleave. A bubble of 14 % would have become one of 5 %.*
+# *They forgot to interleave. A bubble of 12 % of the time would have become one of 4 %.*
 #
 # Interleaving moves micro-batches through the stages in groups of $p$. The batch of 1920 makes 240
 # micro-batches on 8 replicas, and 35 does not divide 240. Which batch would?
@@ -199,7 +206,7 @@ for batch in range(1400, 2521, 40):
         assert batch % 280 == 0
 
 # %% [markdown]
-# Multiples of 280: 1680, 1960, 2240. At 1960, hardly more than 1920, it would have been legal. But
+# Multiples of 280. At 1960, hardly more than 1920, it would have been legal. But
 # DeepSpeed's pipeline had no interleaving, and three times as many transfers of whole tensors would
 # have eaten the gain: with its way of sending, interleaving is slower.
 
@@ -246,8 +253,8 @@ assert total == model.parameters() == 529_600_819_200
 # %% [markdown]
 # ## Cost
 #
-# What would one run today, on the same GPUs? Sequence parallelism, selective recomputation and ZeRO's
-# first stage were not there in 2021.
+# What would one run on the same GPUs a year later? Sequence parallelism and selective recomputation
+# were not there in 2021. ZeRO's first stage was; MT-NLG's papers name none, so our 2021 row has none.
 
 # %% tags=["predict"]
 now = found[0]
@@ -269,8 +276,9 @@ measured(
 # %% [markdown]
 # The numbers of energy take 6.5 kW for a node with eight GPUs, and nothing for cooling.
 #
-# More nodes? The batch stays 1920, so each replica has fewer micro-batches, and the pipeline takes
-# the same time to fill.
+# More nodes for the same job is **strong scaling**: ideal if twice as many take half the time. The
+# batch stays 1920, so each replica has fewer micro-batches, and the pipeline takes as long as before
+# to fill.
 
 # %% tags=["predict"]
 nodes = np.array([280, 350, 420, 560, 840])
@@ -289,7 +297,8 @@ figure(
     fig,
     alt=f"Computed speed-up: 1, {seconds[0] / seconds[1]:.2f}, {seconds[0] / seconds[2]:.2f}, "
     f"{seconds[0] / seconds[3]:.2f} and {seconds[0] / seconds[4]:.2f} on 280, 350, 420, 560 and 840 "
-    "nodes, ever further below the ideal line; the published points lie on it, the last a little below.",
+    "nodes, ever further below the ideal line. The published points, 1, 1.20 and 1.35, lie on the "
+    "computed line, the last a little below.",
 )
 for n, t in zip(nodes, seconds, strict=True):
     share = estimate(base._replace(dp=int(n) * 8 // 280), hw, old).bubble / t
@@ -301,11 +310,12 @@ measured("speed_up_of_twice_the_nodes", float(seconds[0] / seconds[3]), unit="ti
 # ## MT-NLG
 #
 # Why 8 x 35? Ask the planner as it would have been in 2021: whole tensors sent, everything computed
-# again, no sequence parallelism, no ZeRO.
+# again, no sequence parallelism and, as we assume of MT-NLG, no ZeRO. The ramp of the batch is left
+# out.
 
 # %%
 then = []
-for job in planner.layouts(model, 2240, 1920, hw):
+for job in planner.layouts(model, 2240, [1920], hw):
     if (job.virtual, job.recompute, job.sequence_parallel, job.zero) == (1, "full", False, 0):
         most = max(stage.reserved for stage in memory(job, hw, old, {0, job.pp - 1}))
         if most <= hw.memory_gib:
@@ -317,6 +327,7 @@ place_ = [(job.tp, job.pp, job.dp, job.micro_batch) for _, _, job in then].index
 print(f"MT-NLG's layout is number {place_ + 1} of {len(then)}, "
       f"{then[place_][0] / then[0][0] - 1:.1%} behind the first")  # fmt: skip
 assert place_ < 3 and then[place_][0] < 1.01 * then[0][0]
+assert then[0][2].pp == 28 and round(then[0][1] - then[place_][1]) == 13
 even = [p for p in range(1, 106) if 105 % p == 0 and 280 % p == 0]
 fit = {job.pp for _, _, job in then if job.tp == 8} & set(even)
 print(f"numbers of stages that divide 105 layers and 280 nodes: {even}; with room for them: {fit}")
@@ -324,8 +335,8 @@ assert fit == {35}
 
 # %% [markdown]
 # Eight slices fill a node and not more. Of the numbers of stages that divide both the layers and the
-# nodes, 35 alone leaves room for what a GPU must hold. And 28 uneven stages are no faster, but take
-# more memory.
+# nodes, 35 alone leaves room for what a GPU must hold. And 28 uneven stages are as fast, to a hundredth
+# of a second, but take 13 GiB more.
 
 # %% [markdown]
 # ## Check yourself
@@ -353,8 +364,8 @@ assert fit == {35}
 #
 # <details><summary>Answer</summary>
 #
-# A larger batch, fewer stages, or interleaving. Each has a price: what the model learns from a batch,
-# memory, transfers.
+# A larger batch, fewer stages, or interleaving, if each rank sends its eighth and 35 divides the
+# micro-batches. Each has a price: what the model learns from a batch, memory, transfers.
 #
 # </details>
 
