@@ -26,6 +26,9 @@ def plan(
     stack: Annotated[
         str, typer.Option(help="megatron-2021, megatron-2022, deepspeed-2021, or a YAML file.")
     ] = "megatron-2022",
+    probe: Annotated[
+        Path | None, typer.Option(help="Rates of the cluster, by scaling/probe.py --json.")
+    ] = None,
     search: Annotated[bool, typer.Option(help="Look for the best layouts of all.")] = False,
     rows: Annotated[
         Path | None, typer.Option(help="Predict the runs of a CSV file and compare.")
@@ -50,6 +53,7 @@ def plan(
         raise InputError("plan what? Name a preset or a YAML file, or give --rows FILE.csv")
     settings = configuration.load(config, overrides or ())
     hw, soft = hardware.hardware(cluster), hardware.stack(stack)
+    hw = hardware.probed(hw, probe) if probe else hw
     if search:
         if gpus is None:
             raise InputError("--search takes --gpus N: how many there are")

@@ -10,6 +10,8 @@ hardware and are shared by all that is predicted on it; those of a stack come fr
 
 import dataclasses
 import functools
+import json
+import statistics
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -79,6 +81,27 @@ def hardware(name):
 def stack(name):
     """The Stack of a preset or of a YAML file."""
     return _named(name, "stacks.yaml", Stack)
+
+
+def probed(hw, path):
+    """`hw` with the rates that `scaling/probe.py --json` measured on a cluster of it.
+
+    An InputError for a file that isn't the probe's. Its expected error is not known.
+    """
+    try:
+        rates = json.loads(Path(path).read_text(encoding="utf-8"))["rates"]
+        found = {one["what"]: statistics.median(one["values"].values()) for one in rates}
+        products = found.pop("products") / hw.tflops
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} isn't what scaling/probe.py --json writes: {error!r}") from None
+    measured = {"matmul": min(products, 0.99)}  # 1 would be perfect
+    if inside := found.get("sums inside nodes"):  # switches that add up are faster than the wire
+        measured["near_share"] = min(inside / hw.near, 1.0)
+    if between := found.get("sums between nodes"):
+        measured["nic_share"] = min(between / hw.nic, 1.0)
+    if pair := found.get("exchanges between nodes"):
+        measured["pair"] = pair
+    return dataclasses.replace(hw, error=0, **measured)
 
 
 def names(kind):

@@ -10,7 +10,7 @@ from minimtnlg import config as configuration
 from minimtnlg.config import Model, preset
 from minimtnlg.errors import InputError
 from minimtnlg.plan.estimate import Job, estimate, job_of
-from minimtnlg.plan.hardware import Hardware, hardware, names, stack
+from minimtnlg.plan.hardware import Hardware, hardware, names, probed, stack
 from minimtnlg.plan.memory import memory
 from minimtnlg.plan.planner import broken, frontier, layouts, published, report, search
 
@@ -149,6 +149,29 @@ def test_presets_are_whole_and_a_file_may_be_yours(tmp_path):
     values = dataclasses.asdict(A100) | {"nic": 6.25, "launch": list(A100.launch)}
     path.write_text("\n".join(f"{key}: {value}" for key, value in values.items()))
     assert hardware(path) == dataclasses.replace(A100, nic=6.25)
+
+
+def test_a_probe_of_the_cluster_calibrates_it(tmp_path):
+    """As scaling/probe.py writes it; rates above the wire's count as the wire's."""
+    kinds = {"products": 250.0, "sums inside nodes": 400.0, "sums between nodes": 20.0,
+             "exchanges between nodes": 12.0}  # fmt: skip
+    rates = [{"what": what, "unit": "", "values": {"a": 0.5 * rate, "b": rate, "c": 2 * rate},
+              "promised": None} for what, rate in kinds.items()]  # fmt: skip
+    path = tmp_path / "probe.json"
+    path.write_text(json.dumps({"rates": rates}))
+    found = probed(A100, path)
+    assert (found.near_share, found.nic_share, found.pair) == (1, 0.8, 12)
+    assert found.matmul == pytest.approx(250 / 312) and found.error == 0
+    path.write_text(json.dumps({"rates": rates[:1]}))  # one rank alone
+    assert probed(A100, path).pair == A100.pair
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rates": [3]}', '{"rates": []}'])
+def test_a_probe_that_cannot_be(tmp_path, content):
+    path = tmp_path / "probe.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match="isn't what scaling/probe.py --json writes"):
+        probed(A100, path)
 
 
 @pytest.mark.parametrize("content, match", [
