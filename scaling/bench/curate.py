@@ -4,6 +4,7 @@
     python scaling/bench/curate.py --memory         # peak memory at 10 000 and 100 000 documents
     python scaling/bench/curate.py --languages      # who is right about the handbook's languages
     python scaling/bench/curate.py --pairs          # deduplication of 5 000 against all pairs
+    python scaling/bench/curate.py --classifiers corpora/default    # ours and fastText, five seeds
 
 Speed: one process, one document after the other, as each worker does it. Theirs is the library's
 own call on the same input, and nothing else: no counting, no metadata. Both take turns in batches,
@@ -33,9 +34,10 @@ from minimtnlg.data import decontaminate, dedup, minhash, quality
 from minimtnlg.data.extract import LISTS, extracted
 from minimtnlg.data.language import identified, in_language
 from minimtnlg.data.recipe import load
-from minimtnlg.data.records import SUFFIX, Document, draw, put
+from minimtnlg.data.records import SUFFIX, Document, draw, key, put, reading
 from minimtnlg.data.repair import repaired
 from minimtnlg.data.shards import Tally, Workers
+from minimtnlg.data.sources import SOURCES as SOURCES_KNOWN
 from minimtnlg.data.sources import documents, task_records
 from minimtnlg.data.steps import STEPS, Run
 
@@ -356,11 +358,64 @@ def pairs(count=5000):
           f"(expected {minhash.probability(exact[whole]).mean():.4f})")  # fmt: skip
 
 
+def classifiers(curated):
+    """Accuracy of our classifier and of fastText, where it is installed, with five seeds.
+
+    curated: a folder that `data curate` has filled with the default mixture. Both learn from the
+    same documents and are tested on the same others, a tenth of each class.
+    """
+    shards = sorted((curated / "steps" / "3-repair").glob(f"*{SUFFIX}"))
+    found = [d for shard in shards for d in reading(shard)]
+    raw_names = {"handbook", "mail"}
+    good = [d.text for d in found if SOURCES_KNOWN.get(d.source, {}).get("good")]
+    raw = [d.text for d in found if d.source in raw_names]
+    print(f"{len(good)} good documents, {len(raw)} raw ones; accuracy and documents/s of learning")
+    for seed in range(1, 6):
+        began = time.perf_counter()
+        made = quality.train(good, raw, seed=seed)
+        spent, facts = time.perf_counter() - began, made.facts
+        line = f"seed {seed}: ours {facts['accuracy']:.3f} +- {facts['standard error']:.3f}"
+        line += f" {facts['documents'] / spent:6.0f}/s"
+        with contextlib.suppress(ImportError):
+            import fasttext
+
+            began = time.perf_counter()
+            right = fasttext_accuracy(fasttext, good, raw, seed)
+            spent = time.perf_counter() - began
+            line += f"   fastText {right:.3f} {facts['documents'] / spent:6.0f}/s"
+        print(line, flush=True)
+
+
+def fasttext_accuracy(fasttext, good, raw, seed):
+    """How often fastText with pairs of words is right, on the documents of `quality.train`."""
+    ordered = [sorted(set(texts), key=lambda t: draw(key(t), str(seed))) for texts in (good, raw)]
+    count = min(map(len, ordered))
+    tested = round(0.1 * count)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        for label, texts in zip(("good", "raw"), ordered, strict=True):
+            for text in texts[tested:count]:
+                print(f"__label__{label}", " ".join(text.split()), file=file)
+        file.flush()
+        model = fasttext.train_supervised(
+            file.name, wordNgrams=2, epoch=25, seed=seed, thread=1, verbose=0
+        )
+    # its own predict() fails with numpy 2
+    hits = [
+        model.f.predict(f"{' '.join(text.split())}\n", 1, 0.0, "strict")[0][1][9:] == label
+        for label, texts in zip(("good", "raw"), ordered, strict=True)
+        for text in texts[:tested]
+    ]
+    return sum(hits) / len(hits)
+
+
 def main(
     documents: Annotated[int, typer.Option(help="How many.")] = 10_000,
     with_memory: Annotated[bool, typer.Option("--memory", help="Peaks instead of speed.")] = False,
     with_languages: Annotated[bool, typer.Option("--languages", help="Or languages.")] = False,
     with_pairs: Annotated[bool, typer.Option("--pairs", help="Or near-duplicates.")] = False,
+    curated: Annotated[
+        Path | None, typer.Option("--classifiers", help="Or classifiers, of a curated folder.")
+    ] = None,
     step: Annotated[str, typer.Option(hidden=True)] = "",
     source: Annotated[Path | None, typer.Option(hidden=True)] = None,
     target: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -374,6 +429,8 @@ def main(
         languages()
     elif with_pairs:
         pairs()
+    elif curated:
+        classifiers(curated)
     else:
         speed(documents)
 
