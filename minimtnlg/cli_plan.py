@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -182,6 +183,7 @@ def _stages_text(found):
 def _compared(rows):
     """Predicted against measured, each row, and the mean absolute error by source and in all."""
     from minimtnlg.plan.estimate import estimate, limit
+    from minimtnlg.plan.fit import left_out
 
     found, by_source = [], {}
     for row, job, hw, soft, measured in rows:
@@ -193,11 +195,17 @@ def _compared(rows):
             "recompute": job.recompute, "measured_s": measured, "predicted_s": seconds,
             "limit_s": limit(job, hw, soft), "error": error,
         })  # fmt: skip
-    errors = [error for part in by_source.values() for error in part]
+    every = [error for part in by_source.values() for error in part]
+    without = {}
+    if len(by_source) > 1 and find_spec("scipy"):
+        without = {name: list(part) for name, part in left_out(rows).items()}
+    others = [error for part in without.values() for error in part]
     return {
         "rows": found,
         "mean_error": {name: statistics.mean(part) for name, part in by_source.items()},
-        "mean_error_of_all": statistics.mean(errors),
+        "mean_error_of_all": statistics.mean(every),
+        "left_out": {name: statistics.mean(part) for name, part in without.items()},
+        "left_out_of_all": statistics.mean(others) if others else None,
     }
 
 
@@ -210,8 +218,14 @@ def _rows_text(found):
             f"{row['limit_s']:8.2f}{row['measured_s']:10.2f}{row['predicted_s']:11.2f}"
             f"{100 * row['error']:7.1f}%"
         )
-    lines += [f"mean error {name}: {100 * e:.1f} %" for name, e in found["mean_error"].items()]
-    return "\n".join([*lines, f"mean error of all: {100 * found['mean_error_of_all']:.1f} %"])
+    without = found["left_out"] | {"all": found["left_out_of_all"]}
+    means = found["mean_error"] | {"all": found["mean_error_of_all"]}
+    lines += ["", f"{'mean error':15}{'now':>8}{'fitted without its rows':>26}"]
+    for name, mean in means.items():
+        other = without.get(name)
+        told = f"{100 * other:24.1f} %" if other is not None else f"{'-':>26}"
+        lines.append(f"{name:15}{100 * mean:6.1f} %{told}")
+    return "\n".join(lines)
 
 
 def _layout(seconds, most, job):

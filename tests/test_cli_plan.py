@@ -39,9 +39,18 @@ def test_a_search():
 
 def test_published_rows():
     text = said("plan", "--rows", "scaling/published_runs.csv")
-    assert text.count("MT-NLG-530B") == 3 and "mean error of all: 1.8 %" in text
+    assert text.count("MT-NLG-530B") == 3
+    assert text.splitlines()[-1].split() == ["all", "1.8", "%", "3.7", "%"]
     found = json.loads(said("plan", "--rows", "scaling/published_runs.csv", "--json"))
     assert len(found["rows"]) == 21 and found["mean_error_of_all"] < 0.04
+    assert found["left_out"].keys() == found["mean_error"].keys()
+    assert found["left_out_of_all"] < 0.06
+
+
+def test_rows_of_one_source_cannot_be_left_out(tmp_path):
+    lines = open("scaling/published_runs.csv").read().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:4]))
+    assert said("plan", "--rows", str(tmp_path / "one.csv")).splitlines()[-1].split()[-1] == "-"
 
 
 def test_a_trace(tmp_path):

@@ -77,7 +77,8 @@ predict("speed_up_of_twice_the_nodes", None)
 # Take a few layouts that come to mind.
 
 # %%
-hw, old, new = hardware(cluster), stack("deepspeed-2021"), stack("megatron-2022")
+selene, yours = hardware("a100-80gb"), hardware(cluster)
+old, new = stack("deepspeed-2021"), stack("megatron-2022")
 model = dataclasses.replace(preset("mtnlg-530b").model, attention="readable")
 
 
@@ -85,10 +86,10 @@ def verdict(job, soft):
     """What a planner says to a layout: refused, too large, or its seconds."""
     if rule := planner.broken(job):
         return rule
-    most = max(stage.reserved for stage in memory(job, hw, soft))
-    if most > hw.memory_gib:
+    most = max(stage.reserved for stage in memory(job, selene, soft))
+    if most > selene.memory_gib:
         return f"{most:.0f} GiB a GPU do not fit"
-    return f"{estimate(job, hw, soft).seconds:.1f} s, {most:.0f} GiB"
+    return f"{estimate(job, selene, soft).seconds:.1f} s, {most:.0f} GiB"
 
 
 tries = {
@@ -121,7 +122,7 @@ for name, words in {"no pipeline": "not divisible", "few stages": "do not fit",
 # %% tags=["predict"]
 whole = config.load("mtnlg-530b")
 began = time.perf_counter()
-found, count = planner.search(whole, gpus, hw, new)
+found, count = planner.search(whole, gpus, yours, new)
 took = time.perf_counter() - began
 edge = planner.frontier(found)
 measured("legal_layouts", count, unit="layouts", tell=f"{len(found)} of them fit into a GPU.")
@@ -140,7 +141,7 @@ for recompute, marker, colour in (("none", "o", "red"), ("selective", "s", "blue
 ax.step([most for _, most, _ in edge], [seconds for seconds, _, _ in edge], color="black", marker="",
         where="post", label="frontier")  # fmt: skip
 ax.set(xlabel="GiB reserved on the fullest GPU", ylabel="seconds an iteration", yscale="log",
-       title="Every layout of MT-NLG that fits into 2240 GPUs")  # fmt: skip
+       title=f"Every layout of MT-NLG that fits into {gpus} GPUs")  # fmt: skip
 ax.legend(fontsize=9)
 figure(
     fig,
@@ -199,8 +200,8 @@ base = tries["MT-NLG's"]
 for batch in range(1400, 2521, 40):
     job = base._replace(global_batch=batch, virtual=3)
     if batch % 8 == 0 and not planner.broken(job):
-        plain = estimate(base._replace(global_batch=batch), hw, old)
-        inter = estimate(job, hw, old)
+        plain = estimate(base._replace(global_batch=batch), selene, old)
+        inter = estimate(job, selene, old)
         print(f"batch {batch}: {job.m} micro-batches, 1F1B {1e3 * plain.seconds / batch:.1f} ms a sequence, "
               f"interleaved {1e3 * inter.seconds / batch:.1f} ms, {inter.bubble / inter.seconds:.0%} bubble")  # fmt: skip
         assert batch % 280 == 0
@@ -212,8 +213,8 @@ for batch in range(1400, 2521, 40):
 
 # %%
 job = base._replace(global_batch=1960, virtual=3)
-assert estimate(job, hw, old).seconds > estimate(base._replace(global_batch=1960), hw, old).seconds
-assert estimate(job, hw, new).seconds < estimate(base._replace(global_batch=1960), hw, new).seconds
+assert estimate(job, selene, old).seconds > estimate(base._replace(global_batch=1960), selene, old).seconds
+assert estimate(job, selene, new).seconds < estimate(base._replace(global_batch=1960), selene, new).seconds
 
 # %% [markdown]
 # ## Proof
@@ -259,12 +260,13 @@ assert total == model.parameters() == 529_600_819_200
 # %% tags=["predict"]
 now = found[0]
 small = next(one for one in found if one[2].recompute == "selective")
-runs = {"MT-NLG, 2021": (estimate(base, hw, old).seconds, None), "fastest": (now[0], now[2]),
-        "nearly as fast, half the memory": (small[0], small[2])}  # fmt: skip
-for name, (seconds, job) in runs.items():
+runs = {"MT-NLG, 2021": (estimate(base, selene, old).seconds, base, selene.watts),
+        "fastest": (now[0], now[2], yours.watts),
+        "with selective recomputation": (small[0], small[2], yours.watts)}  # fmt: skip
+for name, (seconds, job, watts) in runs.items():
     days = 270e9 / (1920 * 2048) * seconds / 86400
-    mwh = days * 24 * gpus * hw.watts / 1e6
-    layout = f"{job.tp} x {job.pp} x {job.dp}, {job.recompute}" if job else "8 x 35 x 8, full"
+    mwh = days * 24 * job.gpus * watts / 1e6
+    layout = f"{job.tp} x {job.pp} x {job.dp}, {job.recompute}"
     print(f"{name:34}{layout:26}{seconds:6.1f} s {days:6.1f} days {mwh:7,.0f} MWh")
 measured(
     "fastest_on_2240",
@@ -276,6 +278,10 @@ measured(
 # %% [markdown]
 # The numbers of energy take 6.5 kW for a node with eight GPUs, and nothing for cooling.
 #
+# Have you a cluster of your own? Write what it is into a YAML file, as the presets in
+# `minimtnlg/plan/hardware.yaml`, put its path and the number of GPUs into the cell of parameters, and
+# run the lesson again: search, frontier and these rows are then yours.
+#
 # More nodes for the same job is **strong scaling**: ideal if twice as many take half the time. The
 # batch stays 1920, so each replica has fewer micro-batches, and the pipeline takes as long as before
 # to fill.
@@ -283,7 +289,7 @@ measured(
 # %% tags=["predict"]
 nodes = np.array([280, 350, 420, 560, 840])
 seconds = np.array([
-    estimate(base._replace(dp=int(n) * 8 // 280), hw, old).seconds for n in nodes
+    estimate(base._replace(dp=int(n) * 8 // 280), selene, old).seconds for n in nodes
 ])  # fmt: skip
 fig, ax = plt.subplots()
 ax.plot(nodes, seconds[0] / seconds, label="computed", color=COLOURS["blue"])
@@ -301,7 +307,7 @@ figure(
     "computed line, the last a little below.",
 )
 for n, t in zip(nodes, seconds, strict=True):
-    share = estimate(base._replace(dp=int(n) * 8 // 280), hw, old).bubble / t
+    share = estimate(base._replace(dp=int(n) * 8 // 280), selene, old).bubble / t
     print(f"{n} nodes: {t:5.1f} s, bubble {share:.0%}, {280 * seconds[0] / (n * t):.0%} of ideal")
 assert share > 0.25
 measured("speed_up_of_twice_the_nodes", float(seconds[0] / seconds[3]), unit="times")
@@ -317,9 +323,9 @@ measured("speed_up_of_twice_the_nodes", float(seconds[0] / seconds[3]), unit="ti
 then = []
 for job in planner.layouts(model, 2240, [1920], hw):
     if (job.virtual, job.recompute, job.sequence_parallel, job.zero) == (1, "full", False, 0):
-        most = max(stage.reserved for stage in memory(job, hw, old, {0, job.pp - 1}))
-        if most <= hw.memory_gib:
-            then.append((estimate(job, hw, old).seconds, most, job))
+        most = max(stage.reserved for stage in memory(job, selene, old, {0, job.pp - 1}))
+        if most <= selene.memory_gib:
+            then.append((estimate(job, selene, old).seconds, most, job))
 then.sort(key=lambda one: one[:2])
 for seconds_, most, job in then[:6]:
     print(f"tp {job.tp:2} x pp {job.pp:3} x dp {job.dp:3}, b {job.micro_batch}: {seconds_:6.1f} s {most:6.1f} GiB")
