@@ -321,7 +321,7 @@ measured("speed_up_of_twice_the_nodes", float(seconds[0] / seconds[3]), unit="ti
 
 # %%
 then = []
-for job in planner.layouts(model, 2240, [1920], hw):
+for job in planner.layouts(model, 2240, [1920], selene):
     if (job.virtual, job.recompute, job.sequence_parallel, job.zero) == (1, "full", False, 0):
         most = max(stage.reserved for stage in memory(job, selene, old, {0, job.pp - 1}))
         if most <= selene.memory_gib:
