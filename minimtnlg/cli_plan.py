@@ -60,17 +60,8 @@ def plan(
             raise InputError("--search takes --gpus N: how many there are")
         if chosen := [text for text in overrides or () if text.startswith("parallel.")]:
             raise InputError(f"{chosen[0]} with --search, which chooses the layout: leave it out")
-        found, count = planner.search(settings, gpus, hw, soft)
-        made = [_layout(*one) for one in found[:SHOWN]]
-        edge = [_layout(*one) for one in planner.frontier(found)]
-        if as_json:
-            both = {"looked_at": count, "fit": len(found), "best": made, "frontier": edge}
-            print(json.dumps(both, indent=1))
-            return
-        print(f"{count} legal layouts on {gpus} GPUs, {len(found)} fit; the fastest:")
-        print(_table(made))
-        print("\nfaster only with more memory:")
-        print(_table(edge))
+        found = _searched(settings, gpus, hw, soft)
+        print(json.dumps(found, indent=1) if as_json else _search_text(found, gpus))
         return
     found = planner.report(settings, gpus, hw, soft)
     if trace:
@@ -126,15 +117,7 @@ def _dry(settings, rank, engine):
     traffic = {" ".join(key): vars(sums) for key, sums in run.traffic.items()}
     job = job_of(settings, "readable")
     told = {} if engine == "megatron" else expected(settings, job, run.place.pp)
-    sent = sum(sums.bytes for (what, group), sums in run.traffic.items()
-               if what == "send" and group == "pp")  # fmt: skip
-    summed = sum(sums.bytes for (what, group), sums in run.traffic.items()
-                 if what == "all_reduce" and group == "tp")  # fmt: skip
-    counted = {
-        "parameters": run.count, "FLOPs a micro-batch": run.flops,
-        "bytes sent to other stages": sent, "bytes summed over tensor ranks": summed,
-        "peak bytes": run.peak,
-    }  # fmt: skip
+    counted = run.counted
     return {
         "rank": rank, "place": run.place._asdict(), "micro_batches": run.m,
         "parameters": run.count, "flops_per_micro_batch": run.flops, "traffic": traffic,
@@ -226,6 +209,29 @@ def _rows_text(found):
         told = f"{100 * other:24.1f} %" if other is not None else f"{'-':>26}"
         lines.append(f"{name:15}{100 * mean:6.1f} %{told}")
     return "\n".join(lines)
+
+
+def _searched(settings, gpus, hw, soft):
+    """The fastest layouts and the frontier, as a dict for JSON."""
+    from minimtnlg.plan.planner import frontier, search
+
+    found, count = search(settings, gpus, hw, soft)
+    return {
+        "looked_at": count,
+        "fit": len(found),
+        "best": [_layout(*one) for one in found[:SHOWN]],
+        "frontier": [_layout(*one) for one in frontier(found)],
+    }
+
+
+def _search_text(found, gpus):
+    return "\n".join([
+        f"{found['looked_at']} legal layouts on {gpus} GPUs, {found['fit']} fit; the fastest:",
+        _table(found["best"]),
+        "",
+        "faster only with more memory:",
+        _table(found["frontier"]),
+    ])  # fmt: skip
 
 
 def _layout(seconds, most, job):

@@ -121,10 +121,18 @@ class Model:
         72 B L s h^2 (1 + s/6h + V/12hL) without recomputation [S13, eq. 7]. Full recomputation runs
         every block forward once more, selective only the two attention products of s^2.
         """
-        L, h, s = self.layers, self.hidden, self.seq
+        return sequences * (self.layers * self.layer_flops(recompute) + self.logits_flops())
+
+    def layer_flops(self, recompute="none"):
+        """The share of one layer in `flops` of one sequence: 24 s h^2 + 4 s^2 h, and twice that."""
+        h, s = self.hidden, self.seq
         block, attention = 24 * s * h * h + 4 * s * s * h, 4 * s * s * h
         again = {"none": 0, "selective": attention, "full": block}[recompute]
-        return sequences * (L * (3 * block + again) + 3 * 2 * s * h * self.vocab)
+        return 3 * block + again
+
+    def logits_flops(self):
+        """The share of the output layer in `flops` of one sequence: 2 s h V, and twice that."""
+        return 3 * 2 * self.seq * self.hidden * self.vocab
 
 
 @section

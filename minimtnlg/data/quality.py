@@ -62,15 +62,13 @@ def train(good, raw, seed=1, held_out=0.1):
     are left out of the larger class, is drawn about each: their order doesn't matter.
     """
     _, LogisticRegression = _sklearn()
-    ordered = [sorted(set(texts), key=lambda t: draw(key(t), str(seed))) for texts in (good, raw)]
-    count = min(map(len, ordered))
-    tested = round(held_out * count)
+    texts, tested = drawn(good, raw, seed, held_out)
+    count = len(texts[0])
     if count - tested < 2 or (held_out and not tested):
         raise InputError(
-            f"the classifier has {len(ordered[0])} good and {len(ordered[1])} raw documents to "
+            f"the classifier has {len(set(good))} good and {len(set(raw))} raw documents to "
             "learn from, too few: name more sources in quality.good and quality.raw"
         )
-    texts = [one[:count] for one in ordered]
     learned = [text for one in texts for text in one[tested:]]
     label = np.repeat([1, 0], count - tested)
     model = LogisticRegression(C=10.0, max_iter=200).fit(_counts()(learned), label)
@@ -84,6 +82,16 @@ def train(good, raw, seed=1, held_out=0.1):
         facts["good taken for raw"] = int(np.sum(~right[0]))
         facts["raw taken for good"] = int(np.sum(~right[1]))
     return made
+
+
+def drawn(good, raw, seed, held_out):
+    """([good texts, raw texts], how many of each are held out): as many of both, each text once.
+
+    The first ones are held out; their order is drawn about each.
+    """
+    ordered = [sorted(set(texts), key=lambda t: draw(key(t), str(seed))) for texts in (good, raw)]
+    count = min(map(len, ordered))
+    return [one[:count] for one in ordered], round(held_out * count)
 
 
 def good_enough(document, classifier, alpha=3.0, raw=None):

@@ -152,33 +152,7 @@ class Megatron:
 
     def _passes(self, micro_batches, forward_only):
         """All passes of one step by Megatron's schedule; the mean loss of the global batch."""
-        b, s = micro_batches[0].tokens.shape
-        iterators = [iter(micro_batches) for _ in self.models]  # each chunk goes through them
-        told = get_forward_backward_func()(
-            forward_step_func=self._forward,
-            data_iterator=iterators if len(iterators) > 1 else iterators[0],
-            model=self.models if len(self.models) > 1 else self.models[0],
-            num_microbatches=len(micro_batches),
-            seq_length=s,
-            micro_batch_size=b,
-            forward_only=forward_only,
-        )
-        return self._mean(told)
-
-    @staticmethod
-    def _forward(iterator, model):
-        """One micro-batch through one chunk, in the form that Megatron's schedules call."""
-        batch = next(iterator)
-        tokens, labels = batch.tokens, batch.labels
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        # no mask of attention: its kind, causal, is part of the layer
-        output = model(tokens, positions, None, labels=labels)
-
-        def loss(each):  # [b, s] in nats
-            total, count = (each * batch.mask).sum(), batch.mask.sum()
-            return total, count.int(), torch.stack([total.detach(), count])
-
-        return output, loss
+        return self._mean(passes(self.models, micro_batches, forward_only))
 
     def _mean(self, told):
         """The mean loss, known to the last stage, as a float on every rank."""
@@ -186,3 +160,36 @@ class Megatron:
         total, count = all_reduce(torch.stack([zero, *told]).sum(0), self.mesh.dp)
         loss = total / count.clamp(min=1)
         return broadcast(loss, size(self.mesh.pp) - 1, self.mesh.pp).item()
+
+
+def passes(models, micro_batches, forward_only=False):
+    """All passes of micro-batches through the chunks `models` by Megatron's own schedule.
+
+    Returns what the last stage tells: for each micro-batch its summed loss and its tokens.
+    """
+    b, s = micro_batches[0].tokens.shape
+    iterators = [iter(micro_batches) for _ in models]  # each chunk goes through them
+    return get_forward_backward_func()(
+        forward_step_func=_forward,
+        data_iterator=iterators if len(iterators) > 1 else iterators[0],
+        model=models if len(models) > 1 else models[0],
+        num_microbatches=len(micro_batches),
+        seq_length=s,
+        micro_batch_size=b,
+        forward_only=forward_only,
+    )
+
+
+def _forward(iterator, model):
+    """One micro-batch through one chunk, in the form that Megatron's schedules call."""
+    batch = next(iterator)
+    tokens, labels = batch.tokens, batch.labels
+    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    # no mask of attention: its kind, causal, is part of the layer
+    output = model(tokens, positions, None, labels=labels)
+
+    def loss(each):  # [b, s] in nats
+        total, count = (each * batch.mask).sum(), batch.mask.sum()
+        return total, count.int(), torch.stack([total.detach(), count])
+
+    return output, loss

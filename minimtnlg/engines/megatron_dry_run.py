@@ -5,11 +5,10 @@ Forward and backward passes alone: its optimizer reads numbers back, and there a
 
 import torch
 from megatron.core import tensor_parallel
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from minimtnlg.device import DTYPES
 from minimtnlg.engines.cpu_as_cuda import on_device
-from minimtnlg.engines.megatron import Megatron
+from minimtnlg.engines.megatron import Megatron, passes
 from minimtnlg.engines.megatron_model import gpt_chunks, our_names, settings, take_over_groups
 from minimtnlg.plan.dryrun import fake_batch
 
@@ -41,18 +40,7 @@ class MegatronModel:
         """Forward and backward of m micro-batches."""
         for chunk in self.chunks:
             chunk.zero_grad()
-        batches = [fake_batch(self.config)] * m
-        iterators = [iter(batches) for _ in self.chunks]
-        several = len(self.chunks) > 1
-        get_forward_backward_func()(
-            forward_step_func=Megatron._forward,
-            data_iterator=iterators if several else iterators[0],
-            model=self.chunks if several else self.chunks[0],
-            num_microbatches=m,
-            seq_length=self.config.model.seq,
-            micro_batch_size=self.config.train.micro_batch,
-            forward_only=False,
-        )
+        passes(self.chunks, [fake_batch(self.config)] * m)
 
     def held(self):
         """{kind: tensors} that stay from step to step."""

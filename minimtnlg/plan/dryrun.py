@@ -56,6 +56,20 @@ class DryRun(NamedTuple):
         return sum(elements for elements, _ in self.parameters.values())
 
     @property
+    def counted(self):
+        """{quantity: value}, under the names of `expected.expected`."""
+        def sent(operation, group):
+            return self.traffic.get((operation, group), Traffic()).bytes
+
+        return {
+            "parameters": self.count,
+            "FLOPs a micro-batch": self.flops,
+            "bytes sent to other stages": sent("send", "pp"),
+            "bytes summed over tensor ranks": sent("all_reduce", "tp"),
+            "peak bytes": self.peak,
+        }
+
+    @property
     def peak(self):
         """Bytes of all tensors together at the peak."""
         return sum(self.bytes.values())

@@ -193,14 +193,13 @@ def _sent(job, hw, stack):
 
 def passes(job, hw, stack):
     """[(forward, backward)] seconds of one micro-batch on each stage, half the transfers each."""
-    how = job.model, job.tp, job.micro_batch
-    one, two = map(sum, layer(*how, job.sequence_parallel, job.recompute, hw, stack))
-    first, first_back, last, last_back = (sum(parts) for parts in ends(*how, hw, stack))
-    sent = _sent(job, hw, stack)
-    found = [(count * one + sent, count * two + sent) for count in job.layers]
-    for number, forward, backward in ((0, first, first_back), (-1, last, last_back)):
-        before = found[number]
-        found[number] = before[0] + forward - sent / 2, before[1] + backward - sent / 2
+    found, alike = [], {}
+    for number, count in enumerate(job.layers):
+        kind = count, number == 0, number == job.pp - 1
+        if kind not in alike:
+            one, two, sent = stage(job, number, hw, stack)
+            alike[kind] = sum(one) + sent / 2, sum(two) + sent / 2
+        found.append(alike[kind])
     return found
 
 

@@ -56,8 +56,8 @@ class Hardware:
     def perfect(self):
         """The same data sheet with perfect kernels and wires: nothing can be faster."""
         return dataclasses.replace(
-            self, matmul=1, small=1, start=0, sms=1, hbm_share=1, near_share=1, nic_share=1,
-            pair=self.nic, near_seconds=0, far_seconds=0, launch=(0, 0),
+            self, matmul=1, hbm_share=1, near_share=1, nic_share=1, pair=self.nic,
+            near_seconds=0, far_seconds=0, launch=(0, 0),
         )  # fmt: skip
 
 

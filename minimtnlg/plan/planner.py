@@ -1,8 +1,8 @@
 """From a configuration to a report: will it fit, how long will it take, and which layout is best.
 
-    report(config, hw, stack)        everything about one layout, a dict
-    search(config, gpus, hw, stack)  legal layouts that fit, the fastest first
-    published(path)                  rows of published runs, to predict them
+    report(config, gpus, hw, soft)  everything about one layout, a dict
+    search(config, gpus, hw, soft)  legal layouts that fit, the fastest first
+    published(path)                 rows of published runs, to predict them
 """
 
 import csv
@@ -47,7 +47,7 @@ def report(config, gpus, hw, soft):
         "iteration_s": found.seconds,
         "expected_error": hw.error if _calibrated(config, job, hw, soft) else None,
         "limit_s": limit(job, hw, soft),
-        "seconds": found._asdict() | {"seconds": found.seconds},
+        "seconds": found._asdict(),
         "bubble": found.bubble / found.seconds,
         "tflops_per_gpu": hfu * hw.tflops,
         "mfu": mfu,

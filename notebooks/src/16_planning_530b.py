@@ -225,16 +225,10 @@ assert estimate(job, selene, new).seconds < estimate(base._replace(global_batch=
 # %%
 settings = config.sized(whole)
 told = expected(settings, job_of(settings, "readable"), place.pp)
-sent = sum(sums.bytes for key, sums in dry.traffic.items() if key == ("send", "pp"))
-summed = sum(sums.bytes for key, sums in dry.traffic.items() if key == ("all_reduce", "tp"))
-counted = {
-    "parameters": dry.count, "FLOPs a micro-batch": dry.flops,
-    "bytes sent to other stages": sent, "bytes summed over tensor ranks": summed,
-    "peak bytes": dry.peak,
-}  # fmt: skip
 for name, value in told.items():
-    print(f"{name:32}{counted[name]:>22,.0f}{value:>22,.0f}{counted[name] / value - 1:8.1%}")
-    assert abs(counted[name] / value - 1) < (0.05 if name == "peak bytes" else 1e-9)
+    counted = dry.counted[name]
+    print(f"{name:32}{counted:>22,.0f}{value:>22,.0f}{counted / value - 1:8.1%}")
+    assert abs(counted / value - 1) < (0.05 if name == "peak bytes" else 1e-9)
 
 # %% [markdown]
 # And the ranks together have the whole model. We look at one rank of the first, a middle and the last

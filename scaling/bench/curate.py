@@ -34,7 +34,7 @@ from minimtnlg.data import decontaminate, dedup, minhash, quality
 from minimtnlg.data.extract import LISTS, extracted
 from minimtnlg.data.language import identified, in_language
 from minimtnlg.data.recipe import load
-from minimtnlg.data.records import SUFFIX, Document, draw, key, put, reading
+from minimtnlg.data.records import SUFFIX, Document, draw, put, reading
 from minimtnlg.data.repair import repaired
 from minimtnlg.data.shards import Tally, Workers
 from minimtnlg.data.sources import SOURCES as SOURCES_KNOWN
@@ -388,12 +388,10 @@ def classifiers(curated):
 
 def fasttext_accuracy(fasttext, good, raw, seed):
     """How often fastText with pairs of words is right, on the documents of `quality.train`."""
-    ordered = [sorted(set(texts), key=lambda t: draw(key(t), str(seed))) for texts in (good, raw)]
-    count = min(map(len, ordered))
-    tested = round(0.1 * count)
+    both, tested = quality.drawn(good, raw, seed, held_out=0.1)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        for label, texts in zip(("good", "raw"), ordered, strict=True):
-            for text in texts[tested:count]:
+        for label, texts in zip(("good", "raw"), both, strict=True):
+            for text in texts[tested:]:
                 print(f"__label__{label}", " ".join(text.split()), file=file)
         file.flush()
         model = fasttext.train_supervised(
@@ -402,7 +400,7 @@ def fasttext_accuracy(fasttext, good, raw, seed):
     # its own predict() fails with numpy 2
     hits = [
         model.f.predict(f"{' '.join(text.split())}\n", 1, 0.0, "strict")[0][1][9:] == label
-        for label, texts in zip(("good", "raw"), ordered, strict=True)
+        for label, texts in zip(("good", "raw"), both, strict=True)
         for text in texts[:tested]
     ]
     return sum(hits) / len(hits)
