@@ -11,7 +11,8 @@ import minimtnlg  # noqa: F401
 # No test asserts a time: on a busy machine an example takes as long as it takes.
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
-sys.path.insert(0, str(Path(__file__).parent / "equivalence"))  # reference.py, for others as well
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "equivalence"), str(HERE)]  # reference.py, saving.py, for others as well
 
 
 @pytest.fixture(scope="session")

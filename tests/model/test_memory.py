@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
+from saving import kept
 
 from minimtnlg.config import Model
 from minimtnlg.device import device
@@ -28,23 +28,6 @@ def model(shape, layers, recompute):
     return GPT(config, dtype=torch.bfloat16, recompute=recompute)
 
 
-def kept(module, *inputs):
-    """Bytes of the storages that autograd saves, each once, weights left out, in units of sbh."""
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = module(*inputs, DROPOUT)
-    assert output.requires_grad
-    return sum(storage.nbytes() for storage in storages.values())
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("recompute", ["none", "selective"])
 def test_a_layer_keeps_what_the_formula_says(shape, recompute):
@@ -52,7 +35,7 @@ def test_a_layer_keeps_what_the_formula_says(shape, recompute):
     block = model(shape, 1, recompute).blocks[0]
     x = torch.randn(s, b, h, dtype=torch.bfloat16, device=device(), requires_grad=True)
     # The formula leaves out the causal mask, s^2 bytes, and the LayerNorms' means and deviations.
-    assert 1 <= kept(block, x) / (s * b * h) / formula(shape, recompute) < 1.015
+    assert 1 <= kept(block, x, DROPOUT) / (s * b * h) / formula(shape, recompute) < 1.015
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,7 +43,7 @@ def test_a_layer_keeps_what_the_formula_says(shape, recompute):
 def test_each_layer_of_a_model_adds_its_share(shape, recompute):
     s, b, h, _ = shape
     tokens = torch.zeros(b, s, dtype=torch.long, device=device())
-    one, three = (kept(model(shape, n, recompute), tokens) / (s * b * h) for n in (1, 3))
+    one, three = (kept(model(shape, n, recompute), tokens, DROPOUT) / (s * b * h) for n in (1, 3))
     layer = (three - one) / 2
     assert 1 <= round(layer, 9) / formula(shape, recompute) < 1.015
     # Around the layers: the embedding's mask, the last LayerNorm's input, the output layer's input.
@@ -70,5 +53,5 @@ def test_each_layer_of_a_model_adds_its_share(shape, recompute):
 def test_full_recomputation_keeps_only_the_inputs_of_the_layers():
     shape = s, b, h, _ = SHAPES[0]
     tokens = torch.zeros(b, s, dtype=torch.long, device=device())
-    one, four = (kept(model(shape, n, "full"), tokens) for n in (1, 4))
+    one, four = (kept(model(shape, n, "full"), tokens, DROPOUT) for n in (1, 4))
     assert four - one == 3 * 2 * s * b * h

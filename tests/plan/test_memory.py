@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from saving import kept
 
 from minimtnlg import run
 from minimtnlg.config import Model, preset
@@ -78,23 +79,11 @@ SMALL = Model(layers=4, hidden=64, heads=8, seq=48, vocab=96, dropout=0.1, atten
 
 
 def kept_by_autograd(shape, mesh, sequence_parallel, recompute):
-    """Bytes that one block keeps for its backward pass, each storage once, parameters not."""
+    """Bytes that one block of a rank keeps for its backward pass."""
     gpt = GPT(shape, mesh, recompute=recompute, sequence_parallel=sequence_parallel)
-    own = {p.untyped_storage().data_ptr() for p in gpt.parameters()}
     rows = shape.seq // (mesh.layout.tp if sequence_parallel else 1)
     x = torch.randn(rows, 3, shape.hidden, requires_grad=True)
-    found = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    block = gpt.blocks[gpt.chunks[0][0]]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        block(x, Draw(1, 0, 0))
-    return sum(storage.nbytes() for storage in found.values())
+    return kept(gpt.blocks[gpt.chunks[0][0]], x, Draw(1, 0, 0))
 
 
 CASES = [  # sdpa is a fused kernel without dropout alone on a CPU
@@ -109,8 +98,8 @@ def on_ranks(tp):
     for attention, dropout, recompute in CASES:
         shape = dataclasses.replace(SMALL, attention=attention, dropout=dropout)
         for sequence in (False, True) if tp > 1 else (False,):
-            kept = kept_by_autograd(shape, mesh, sequence, recompute)
-            found[attention, dropout, recompute, sequence] = kept
+            case = attention, dropout, recompute, sequence
+            found[case] = kept_by_autograd(shape, mesh, sequence, recompute)
     return found
 
 
@@ -118,11 +107,11 @@ def on_ranks(tp):
 def test_what_autograd_saves(tp):
     """In fp32. The causal mask, a byte for each pair of tokens, is not in the table."""
     for found in run(on_ranks, tp, tp):
-        for (attention, dropout, recompute, sequence), kept in found.items():
+        for (attention, dropout, recompute, sequence), saves in found.items():
             shape = dataclasses.replace(SMALL, attention=attention, dropout=dropout)
             told = per_layer(shape, tp, 3, sequence, recompute, size=4)
             mask = shape.seq**2 if attention == "readable" and recompute == "none" else 0
-            assert kept == told + mask, (attention, dropout, recompute, sequence)
+            assert saves == told + mask, (attention, dropout, recompute, sequence)
 
 
 def test_each_operation_of_the_table_is_named_once():
