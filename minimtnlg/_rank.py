@@ -41,6 +41,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LAUNCHER = [os.path.join(HERE, name) for name in ("ranks.py", "_job.py", "_rank.py")]
 STDLIB = os.path.dirname(os.__file__)
 LONGEST = 1e8  # seconds; three years, and still a number that every clock below takes
+JOB = "MINIMTNLG_JOB"  # variable of the environment of a rank: the job's folder
 
 
 def write(folder, name, data):
@@ -158,11 +159,18 @@ def live(folder, rank, parent):
     threading.Thread(target=watch, args=(folder, rank, parent, limit), daemon=True).start()
     try:
         settle(rank, call)
+        os.environ[JOB] = folder
         write(folder, f"{rank}.value", work(folder, rank, call))
     except BaseException as error:
         write(folder, f"{rank}.error", pickle.dumps(account(error)))
     while True:
         time.sleep(3600)
+
+
+def fail(error):
+    """Ends the job with an error of this rank, from any thread of it."""
+    told = pickle.dumps(account(error))
+    write(os.environ[JOB], f"{os.environ['RANK']}.error", told)
 
 
 def redirect(descriptor, path):

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from minimtnlg.cli_checkpoint import checkpoint
 from minimtnlg.cli_plan import dryrun, plan
 from minimtnlg.errors import InputError
 
@@ -24,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, or list what one can be made of.")
-checkpoint = typer.Typer(no_args_is_help=True, help="Convert the weights of a run, or to a run.")
 course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the lessons.")
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
@@ -114,11 +114,14 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.key=value, as in optim.lr=1e-3")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run; it must not hold one yet.")] = ...,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = ...,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Ranks to start; by default what the layout needs.")
     ] = None,
     engine: Annotated[str, typer.Option(help="mini (ours), megatron or deepspeed.")] = "mini",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest sound checkpoint in --out.")
+    ] = False,
 ):
     """Train a GPT; write metrics, weights and a picture of the loss, and show a greedy sample.
 
@@ -129,9 +132,16 @@ def train(
     from minimtnlg.train.trainer import train as run_training
 
     settings = configuration.load(config, overrides or ())
-    result = run_training(settings, out, ranks=ranks, engine=engines.named(engine))
+    chosen = engines.named(engine)
+    result = run_training(settings, out, ranks=ranks, engine=chosen, resume=resume)
     if int(os.environ.get("RANK", 0)) != 0:
         return  # one rank speaks for all
+    if result["stopped"]:
+        print(f"{result['stopped']}: saved after step {result['steps']}; --resume goes on there")
+        return
+    if result["loss"] is None:
+        print(f"{out} has made all its {result['steps']} steps already")
+        return
     print(
         f"{result['steps']} steps, {result['tokens']:,} tokens in {result['seconds']:.0f} s\n"
         f"validation loss  {result['valid_loss']:.3f} nats per token\n"
@@ -171,42 +181,6 @@ def verify(
         print(f"parallel and serial are {verdict}")
     if not equal(result):
         raise typer.Exit(1)
-
-
-@checkpoint.command("convert")
-def checkpoint_convert(
-    path: Annotated[Path, typer.Argument(help="A run, or a folder of the other two kinds.")],
-    to: Annotated[str, typer.Option(help="hf (a Hugging Face folder), megatron or run.")] = ...,
-    out: Annotated[Path, typer.Option(help="The new folder; it must not exist yet.")] = ...,
-    config: Annotated[
-        str | None,
-        typer.Option(help="With --to run: YAML file or preset for what PATH says nothing about."),
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Read a Megatron folder: its pickles can run any code.")
-    ] = False,
-):
-    """Write a run's weights for Hugging Face or Megatron-Core, or make a run of theirs."""
-    from minimtnlg.engines import megatron_checkpoint as megatron
-    from minimtnlg.train import huggingface
-    from minimtnlg.train.export import KINDS, kind_of
-
-    if to not in KINDS:
-        raise InputError(f"--to {to!r}: one of {', '.join(KINDS)}")
-    kind = kind_of(path)
-    if kind == to:
-        raise InputError(f"{path} is of the kind {to} already")
-    if "run" not in (kind, to):
-        raise InputError(f"{path} is of the kind {kind}: convert it --to run, then that --to {to}")
-    if to == "hf":
-        step = huggingface.to_huggingface(path, out)
-    elif to == "megatron":
-        step = megatron.to_megatron(path, out)
-    elif kind == "hf":
-        step = huggingface.from_huggingface(path, out, config)
-    else:
-        step = megatron.from_megatron(path, out, config, trust)
-    print(f"{out}  kind {to}, from {path}, step {step}")
 
 
 @app.command()

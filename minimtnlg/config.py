@@ -205,6 +205,13 @@ class Train:
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
     eval_every: Whole = 0  # steps between validations; 0: only at the end
     eval_batches: Count = 4  # global batches in one validation loss [S3: 4]
+    save_every: Whole = 0  # steps between checkpoints; 0: only at the end
+    keep: Whole = 2  # how many of the newest checkpoints stay; 0: all
+    async_save: pydantic.StrictBool = True  # write while training goes on
+    on_bad_step: Literal["stop", "skip", "rollback"] = "stop"  # no number, or a spike
+    loss_spike: NotNegative = 0.0  # times the median of the last 20 steps; 0: not watched
+    norm_spike: NotNegative = 0.0  # of the gradient norm, likewise
+    patience: Positive = 600.0  # seconds without a step after which the run is stalled, and ends
 
     def __post_init__(self):
         require(

@@ -23,7 +23,7 @@ def random_run(tmp_path_factory):
     from minimtnlg import config as configuration
     from minimtnlg.data import tokenizer
     from minimtnlg.model import GPT
-    from minimtnlg.train.checkpoint import save_state
+    from minimtnlg.train.checkpoint import save_model
 
     words = tokenizer.train(["one rank sends, the other rank's caf\u00e9 receives " * 9], 300)
 
@@ -33,15 +33,13 @@ def random_run(tmp_path_factory):
             "nano", [f"train.dtype={dtype}", *(f"model.{key}={n}" for key, n in sizes.items())]
         )
         model, g = GPT(config.model, dtype=torch.float64), torch.Generator().manual_seed(0)
-        state = {
-            name: (x + 0.3 * torch.randn(x.shape, generator=g)).to(getattr(torch, dtype))
-            for name, x in model.state_dict().items()
-        }
+        for x in model.state_dict().values():
+            x += 0.3 * torch.randn(x.shape, generator=g)
         run = tmp_path_factory.mktemp("run") / "run"
         run.mkdir()
         configuration.save(configuration.sized(config), run / "config.yaml")
         words.save(run / "tokenizer.json")
-        save_state(state, run, 7)
+        save_model(model.to(getattr(torch, dtype)), run, 7)
         return run
 
     return make

@@ -44,6 +44,15 @@ def named(name):
     return getattr(importlib.import_module(module), cls)
 
 
+def not_resumed(train):
+    """{sentence: whether it applies}: what no other engine than our own does with checkpoints."""
+    return {
+        f"train.save_every={train.save_every}, its weights are saved at the end: choose 0":
+            train.save_every > 0,
+        f"train.on_bad_step={train.on_bad_step}: choose stop": train.on_bad_step != "stop",
+    }  # fmt: skip
+
+
 def installed(package):
     """Whether `package` can be imported; nothing is imported but what it lies in."""
     try:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from minimtnlg.device import backend, device
+from minimtnlg.engines import not_resumed
 from minimtnlg.errors import InputError
 from minimtnlg.model import Draw, build
 from minimtnlg.parallel.collectives import all_reduce, rank
@@ -26,6 +27,7 @@ from minimtnlg.parallel.tensor import cross_entropy, split_dimensions
 from minimtnlg.train.mini import Mini, draw_data
 from minimtnlg.train.optimizer import adamw, global_norm
 from minimtnlg.train.start import refuse_other_weights
+from minimtnlg.train.state import weights_of
 
 if device().type == "cpu":
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at the import; else it takes a GPU that is there
@@ -77,7 +79,7 @@ class DeepSpeed:
     def refuse(config):
         """InputError for what DeepSpeed can't do, or this adapter doesn't ask it for."""
         p, dtype, clip = config.parallel, config.train.dtype, config.optim.clip
-        sentences = {
+        sentences = not_resumed(config.train) | {
             f"train.dtype={dtype}: choose float32 or bfloat16":
                 dtype not in ("float32", "bfloat16"),
             f"parallel.schedule={p.schedule}: choose 1f1b": p.schedule != "1f1b" and p.pp > 1,
@@ -120,6 +122,13 @@ class DeepSpeed:
             return self.engine.eval_batch(_pairs(micro_batches), num_micro_batches=m).item()
         with torch.no_grad():
             return self._mean([self._forward(batch) for batch in micro_batches]).item()
+
+    def parts(self):
+        """{key: state.Part} of the weights: what a checkpoint of this engine's run holds."""
+        return weights_of(self.state(), self.dimensions, self.mesh.layout.tp)
+
+    def numbers(self):
+        """None: nothing beside them, so that a run can't go on from there."""
 
     def state(self):
         """{name: copy on the CPU} of this rank's parameters; every rank takes part."""

@@ -21,6 +21,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from minimtnlg.device import device
+from minimtnlg.engines import not_resumed
 from minimtnlg.engines.cpu_as_cuda import on_device
 from minimtnlg.engines.megatron_data import read
 from minimtnlg.engines.megatron_model import gpt_chunks, our_names, settings, take_over_groups
@@ -30,6 +31,7 @@ from minimtnlg.parallel.collectives import all_reduce, broadcast, size
 from minimtnlg.parallel.tensor import cut
 from minimtnlg.train.mini import Mini
 from minimtnlg.train.start import refuse_other_weights
+from minimtnlg.train.state import weights_of
 
 
 class Megatron:
@@ -61,7 +63,7 @@ class Megatron:
     def refuse(config):
         """InputError for what Megatron-Core can't do, or this adapter doesn't ask it for."""
         p, layers = config.parallel, config.model.layers
-        sentences = {
+        sentences = not_resumed(config.train) | {
             f"train.dtype={config.train.dtype}: choose float32 or bfloat16":
                 config.train.dtype not in ("float32", "bfloat16"),
             "parallel.schedule=gpipe: choose 1f1b or interleaved":
@@ -102,6 +104,13 @@ class Megatron:
         for model in self.models:
             model.train()
         return loss
+
+    def parts(self):
+        """{key: state.Part} of the weights: what a checkpoint of this engine's run holds."""
+        return weights_of(self.state(), self.dimensions, self.mesh.layout.tp)
+
+    def numbers(self):
+        """None: nothing beside them, so that a run can't go on from there."""
 
     def state(self):
         """{our name: copy on the CPU} of this rank's parameters."""

@@ -27,8 +27,8 @@ from minimtnlg.device import DTYPES
 from minimtnlg.engines import installed
 from minimtnlg.errors import InputError
 from minimtnlg.ranks import RankError, run
-from minimtnlg.train.checkpoint import load_run
-from minimtnlg.train.export import carry, dtype_of, new_folder, settings, step_of, write_run
+from minimtnlg.train.checkpoint import load_run, step_of
+from minimtnlg.train.export import carry, dtype_of, new_folder, settings, write_run
 
 FILES = ("metadata.json", ".metadata", "common.pt")
 MODEL = ("embedding.", "decoder.", "output_layer.")  # how the names of a model's tensors begin

@@ -96,6 +96,7 @@ class Replicas:
     """
 
     cut = False  # whether each rank of the data group owns other weights than the others
+    freed = False  # whether between steps it has only those that it owns
 
     def __init__(self, buckets, group=None):
         self._prepare([Bucket(parameters) for parameters in buckets], group)

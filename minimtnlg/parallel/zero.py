@@ -36,7 +36,7 @@ class Zero(Replicas):
     def __init__(self, buckets, group, stage, modules=()):
         if stage not in (1, 2, 3):
             raise InputError(f"parallel.zero={stage!r}: the stages of ZeRO are 1, 2 and 3")
-        self.stage, self._backward = stage, False
+        self.stage, self._backward, self.freed = stage, False, stage == 3
         n, self._lane = collectives.size(group), collectives.rank(group)
         self._prepare([Bucket(parameters, n) for parameters in buckets], group)
         if stage == 1:  # the sums of the whole step; of these, this rank's lane becomes its own

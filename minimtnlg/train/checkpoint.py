@@ -1,101 +1,324 @@
-"""The weights of a run on disk: one safetensors file under the parameters' own names.
+"""A checkpoint on disk: every rank writes the boxes that it owns, an index says where each is.
 
-A file appears whole or not at all, and `latest` names it only when it is there. Nothing in the
-folder can be executed.
+    RUN/latest                          the newest: "step-20"
+    RUN/checkpoints/step-20/
+        index.json                      whole tensors, boxes of each file, checksums, numbers
+        rank-00000.safetensors          what rank 0 has written: {"weights/norm.bias": tensor, ...}
+
+- A folder appears whole or not at all: written aside, read back, then renamed; `latest` moves last.
+- Any layout reads any other: what a rank wants is put together from the boxes that overlap it.
+- A flipped or missing byte anywhere in the folder is found. Nothing in it can be executed.
+
+Kinds of tensors: weights, masters (where weights have 16 bits), exp_avg and exp_avg_sq, Adam's
+moments. A key is kind/name, as weights/blocks.0.mlp.up.bias.
 """
 
+import dataclasses
+import json
+import math
+import os
+import shutil
 from pathlib import Path
 
 import safetensors
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+import xxhash
+from safetensors.torch import save_file
 
 from minimtnlg import config as configuration
 from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
-from minimtnlg.parallel.collectives import rank, size
+from minimtnlg.parallel.tensor import split_dimensions
+from minimtnlg.train.boxes import Box, overlap
+
+FORMAT = 1
+INDEX = "index.json"
+KINDS = ("weights", "masters", "exp_avg", "exp_avg_sq")
 
 
-def save_weights(engine, run, step):
-    """Write RUN/checkpoints/step-N/model.safetensors, then let RUN/latest name it.
+class Damaged(InputError):
+    """A checkpoint that is not as it was written; the text names the file."""
 
-    Every rank takes part; the file holds the whole model and is written by rank 0. engine: see
-    mini.py.
+
+def folder_of(run, step):
+    """Where the checkpoint of a step is."""
+    return Path(run) / "checkpoints" / f"step-{step}"
+
+
+def aside_of(run, step):
+    """Where it is written; a folder of this kind that is found at a start is what a kill left."""
+    return Path(run) / "checkpoints" / f".step-{step}.partial"
+
+
+def file_name(rank):
+    """The file of a rank."""
+    return f"rank-{rank:05}.safetensors"
+
+
+def steps(run):
+    """The steps of which `run` has checkpoints, newest first."""
+    names = [path.name for path in (Path(run) / "checkpoints").glob("step-*")]
+    numbers = [name.removeprefix("step-") for name in names]
+    return sorted((int(n) for n in numbers if n.isascii() and n.isdecimal()), reverse=True)
+
+
+def write(folder, rank, pieces):
+    """Write one rank's file into `folder`, durably, read it back; returns its entry of the index.
+
+    pieces: {key: (Box, tensor on the CPU)}. OSError where the disk is full, or does not give back
+    what was written to it.
     """
-    state = whole_state(engine.state(), engine.dimensions, engine.mesh)
-    if state is not None:
-        save_state(state, run, step)
+    path = Path(folder) / file_name(rank)
+    try:
+        save_file({key: tensor for key, (_, tensor) in pieces.items()}, path)
+    except safetensors.SafetensorError as error:  # which the library makes of an OSError
+        raise OSError(f"can't write {path}: {error}") from None
+    _to_disk(path)
+    with safetensors.safe_open(path, "pt") as file:
+        for key, (_, tensor) in pieces.items():
+            if not torch.equal(_bits(file.get_tensor(key)), _bits(tensor)):
+                raise OSError(f"{path} does not hold what was written to it: {key} differs")
+    return entry(path) | {"boxes": {key: box for key, (box, _) in pieces.items()}}
 
 
-def save_state(state, run, step):
-    """`save_weights` of a whole state, {name: tensor}, by one process."""
-    folder = Path(run) / "checkpoints" / f"step-{step}"
-    with appearing(folder / "model.safetensors") as path:
-        save_file(state, path)
+def entry(path):
+    """What an index says of a file: its length and checksum."""
+    return {"bytes": path.stat().st_size, "xxh3": checksum(path)}
+
+
+def commit(run, step, index, keep=0):
+    """Complete the folder of a step, written aside, and let it be the newest of the run.
+
+    index: a dict, see Checkpoint. keep: how many of the newest checkpoints stay; 0: all.
+    """
+    aside, folder = aside_of(run, step), folder_of(run, step)
+    (aside / INDEX).write_text(_sealed({"format": FORMAT} | index))
+    _to_disk(aside / INDEX)
+    _to_disk(aside)
+    if folder.exists():  # a damaged one, that a resumed run comes to again
+        _discard(folder)
+    os.rename(aside, folder)
+    _to_disk(folder.parent)
+    point(run, step)
+    for old in steps(run)[keep:] if keep else ():
+        _discard(folder_of(run, old))
+
+
+def point(run, step):
+    """Let RUN/latest name the checkpoint of a step."""
     with appearing(Path(run) / "latest") as path:
-        path.write_text(folder.name)
+        path.write_text(folder_of(run, step).name)
+        _to_disk(path)
 
 
-def whole_state(state, dimensions, mesh):
-    """{name: whole tensor} on rank 0, in the order of the layers; None on the other ranks.
+def clean(run):
+    """Remove what a killed run has left half-written or half-removed."""
+    for path in (Path(run) / "checkpoints").glob(".step-*.partial"):
+        shutil.rmtree(path)
 
-    state: {name: tensor on the CPU} of what this rank has; dimensions: {name: dimension along which
-    tensor parallelism cuts it, or None}. Every rank takes part. Slices are put together on the
-    first tensor rank of each stage, stages on the first.
+
+def save_model(model, run, step):
+    """A checkpoint of the weights of `model` alone, all of it in this process."""
+    splits, pieces, tensors = split_dimensions(model), {}, {}
+    for name, x in model.named_parameters():
+        key, box = f"weights/{name}", Box((0,) * x.dim(), tuple(x.shape))
+        pieces[key] = box, x.detach().cpu().contiguous()
+        tensors[key] = described(x, x.shape, splits[name])
+    aside = aside_of(run, step)
+    aside.mkdir(parents=True, exist_ok=True)
+    files = {file_name(0): write(aside, 0, pieces)}
+    commit(run, step, {"step": step, "tensors": tensors, "files": files})
+
+
+def described(tensor, whole, split):
+    """What the index says of a tensor: type, whole shape, and how tensor parallelism cuts it."""
+    dtype = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+    return {"dtype": dtype, "shape": list(whole), "split": split}
+
+
+class Checkpoint:
+    """A checkpoint to read from; Damaged where its index is not as it was written.
+
+    .index is a dict: `step`; `tensors`, {key: {dtype, shape, split}}; `files`, {name: {bytes, xxh3,
+    boxes: {key: [offset, shape]}}}; and, in those of a run, `samples`, `numbers`, `parallel` and
+    `corpus` (see train/saving.py).
     """
-    if mesh.place.dp > 0:  # the first replica has all
-        return None
-    slices = _gathered(state, mesh.tp)
-    if slices is None:
-        return None
-    stage = dict(slices[0])
-    for name, dimension in dimensions.items():
-        if dimension is not None:
-            stage[name] = torch.cat([part[name] for part in slices], dimension)
-    stages = _gathered(stage, mesh.pp)
-    if stages is None:
-        return None
-    whole = {name: x for state in reversed(stages) for name, x in state.items()}
-    return {name: whole[name] for name in sorted(whole, key=_place)}
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.index = _unsealed(self.folder / INDEX)
+        if self.index.get("format") != FORMAT:
+            raise InputError(f"{folder} has format {self.index.get('format')}, this reads {FORMAT}")
+        self.tensors, self.files = self.index["tensors"], self.index["files"]
+        self._open = {}
+
+    def verify(self, names=None):
+        """Damaged unless the files, all of them by default, are byte for byte what was written."""
+        for name in self.files if names is None else names:
+            path, right = self.folder / name, self.files[name]
+            try:
+                found = path.stat().st_size
+                if found != right["bytes"]:
+                    raise Damaged(f"{path} is damaged: {found:,} bytes of {right['bytes']:,}")
+                if checksum(path) != right["xxh3"]:
+                    raise Damaged(f"{path} is damaged: its checksum is not the one in {INDEX}")
+            except OSError as error:
+                raise Damaged(f"can't read {path}: {error.strerror}") from None
+
+    def read(self, key, box=None):
+        """The numbers of a Box of the tensor `key`, of all of it by default, on the CPU.
+
+        InputError where the checkpoint does not have them all.
+        """
+        if key not in self.tensors:
+            raise InputError(f"{self.folder} has no {key}")
+        about = self.tensors[key]
+        box = box or Box((0,) * len(about["shape"]), tuple(about["shape"]))
+        result, missing = torch.empty(box.shape, dtype=DTYPES[about["dtype"]]), math.prod(box.shape)
+        for name, about in self.files.items():
+            found = key in about["boxes"] and overlap(Box(*about["boxes"][key]), box)
+            if found:
+                there, here = found
+                result[here] = self._file(name).get_slice(key)[there]
+                missing -= result[here].numel()
+        if missing:
+            raise InputError(f"{self.folder} lacks {missing:,} numbers of {key}")
+        return result
+
+    def _file(self, name):
+        if name not in self._open:
+            try:
+                self._open[name] = safetensors.safe_open(self.folder / name, "pt")
+            except (OSError, safetensors.SafetensorError) as error:
+                raise Damaged(f"can't read {self.folder / name}: {error}") from None
+        return self._open[name]
 
 
-def _place(name):
-    """Sorts parameters as a model of one stage has them."""
-    first, number, *_ = name.split(".")
-    if first == "blocks":
-        return 2, int(number)
-    return {"embedding": 0, "position": 1, "norm": 3}[first], 0
+def latest(run):
+    """The Checkpoint that RUN/latest names; InputError where there is none."""
+    run = Path(run)
+    if not (run / "latest").is_file():
+        raise InputError(
+            f"{run} holds no finished checkpoint: train one, minimtnlg train CONFIG --out {run}, "
+            "with --resume if a run was begun there"
+        )
+    return Checkpoint(folder_of(run, step_of(run)))
 
 
-def _gathered(value, group):
-    """[value of each rank of the group] on the first of them, None on the others."""
-    if group is None:
-        return [value]
-    values = [None] * size(group) if rank(group) == 0 else None
-    dist.gather_object(value, values, group=group, group_dst=0)
-    return values
+FREE = (  # what may change while a run goes on: its layout, and what leaves the numbers alone
+    "parallel", "model.attention", "data.path", "train.micro_batch", "train.eval_every",
+    "train.save_every", "train.keep", "train.async_save", "train.patience", "train.on_bad_step",
+    "train.loss_spike", "train.norm_spike",
+)  # fmt: skip
 
 
+def settings_of(config, corpus):
+    """{key: value} of all that a run keeps to: its Config without FREE, its corpus' digest."""
+    settings = {"corpus": corpus}
+    for section, values in dataclasses.asdict(config).items():
+        settings |= {f"{section}.{key}": value for key, value in values.items()}
+    settings = {key: x for key, x in settings.items() if not {key, key.partition(".")[0]} & {*FREE}}
+    return json.loads(json.dumps(settings))  # as an index gives them back
+
+
+def refuse_others(index, settings, folder):
+    """InputError where a checkpoint belongs to a run of other settings than these."""
+    for key, value in settings.items():
+        found = index["settings"].get(key)
+        if found != value:
+            raise InputError(
+                f"{folder} was saved with {key}={found}, and not {value}: a run goes on as it "
+                "began; only layout, micro-batch and what watches over it may change"
+            )
+
+
+def step_of(run):
+    """The number of the step that `latest` of a run names."""
+    name = (Path(run) / "latest").read_text(errors="replace").strip()
+    number = name.removeprefix("step-")
+    if not (number.isascii() and number.isdecimal() and name.startswith("step-")):
+        raise InputError(f"{run}/latest names {name!r}: expected step-N, a folder of checkpoints")
+    return int(number)
+
+
+@torch.no_grad()
 def load_run(run):
     """(Config, GPT) of a run's folder, with the weights that `latest` names.
 
     InputError where the folder is no run, or its weights are missing, damaged or of another shape.
     """
-    run = Path(run)
-    if not (run / "latest").is_file():
-        raise InputError(
-            f"{run} holds no finished run: remove it if it is there, then minimtnlg train "
-            f"CONFIG --out {run}"
-        )
-    config = configuration.load(run / "config.yaml")
-    path = run / "checkpoints" / (run / "latest").read_text().strip() / "model.safetensors"
+    found = latest(run)
+    config = configuration.load(Path(run) / "config.yaml")
+    if "settings" in found.index:
+        refuse_others(found.index, settings_of(config, found.index["settings"]["corpus"]), run)
+    found.verify()
     model = GPT(config.model, dtype=DTYPES[config.train.dtype])
-    try:
-        model.load_state_dict(load_file(path, device=str(device())))
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"can't read the weights in {path}: {reason}") from None
+    for name, parameter in model.named_parameters():
+        whole = found.read(f"weights/{name}")
+        if whole.shape != parameter.shape:
+            raise InputError(
+                f"can't use the weights in {found.folder}: {name} is {list(whole.shape)} there, "
+                f"{list(parameter.shape)} by {run}/config.yaml"
+            )
+        parameter.copy_(whole.to(device()))
     return config, model
+
+
+def digest(data):
+    """The xxh3 of some bytes, 32 hexadecimal digits: it finds accidents, not intentions."""
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+def checksum(path):
+    """`digest` of a file."""
+    state = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as file:
+        buffer = memoryview(bytearray(2**22))
+        while count := file.readinto(buffer):
+            state.update(buffer[:count])
+    return state.hexdigest()
+
+
+def _sealed(index):
+    """The text of an index: JSON, in one way only, with its own checksum in it."""
+    text = json.dumps(index, sort_keys=True)
+    return json.dumps(index | {"xxh3": digest(text.encode())}, sort_keys=True)
+
+
+def _unsealed(path):
+    """The dict that `_sealed` has made a text of; Damaged where a byte of it has changed."""
+    try:
+        text = path.read_text()
+        index = json.loads(text)
+        index.pop("xxh3")
+        if _sealed(index) != text:
+            raise ValueError("its checksum is another")
+    except FileNotFoundError:
+        raise Damaged(f"{path} is missing") from None
+    except (ValueError, KeyError, AttributeError, OSError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from None
+    return index
+
+
+def _bits(x):
+    """A tensor as bytes: -0.0 is not 0.0, and a NaN equals itself."""
+    return x.contiguous().view(-1).view(torch.uint8)
+
+
+def _to_disk(path):
+    """Wait until a file, or the names in a folder, would outlive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard(folder):
+    """Remove a checkpoint: first its name, so that none is ever seen half there."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside)

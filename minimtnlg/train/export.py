@@ -18,7 +18,7 @@ from minimtnlg.device import DTYPES
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
-from minimtnlg.train.checkpoint import save_state
+from minimtnlg.train.checkpoint import save_model
 
 CARRIED = ("config.yaml", "tokenizer.json")  # of a run, copied to every export
 KINDS = {  # what a folder is -> the file that tells
@@ -55,15 +55,6 @@ def carry(source, folder):
     for name in CARRIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-
-
-def step_of(run):
-    """The number of the step that `latest` of a run names."""
-    name = (Path(run) / "latest").read_text().strip()
-    number = name.removeprefix("step-")
-    if not (number.isascii() and number.isdecimal()):
-        raise InputError(f"{run}/latest names {name!r}: expected step-N, a folder of checkpoints")
-    return int(number)
 
 
 def settings(source, given=None):
@@ -107,7 +98,7 @@ def write_run(folder, config, state, step, source):
     path = folder / "config.yaml"
     if not path.is_file() or configuration.load(path) != config:  # else it stays byte for byte
         configuration.save(config, path)
-    save_state({name: x.cpu() for name, x in model.state_dict().items()}, folder, step)
+    save_model(model, folder, step)
     if not (folder / "tokenizer.json").is_file():
         print(
             f"{source} has no tokenizer.json, so the run has none: copy the model's own into it "

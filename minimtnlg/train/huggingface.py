@@ -22,8 +22,8 @@ from minimtnlg.data.tokenizer import EOD, Tokenizer
 from minimtnlg.errors import InputError
 from minimtnlg.model.convert import from_gpt2, to_gpt2
 from minimtnlg.model.gpt import EPS
-from minimtnlg.train.checkpoint import load_run
-from minimtnlg.train.export import carry, new_folder, settings, step_of, write_run
+from minimtnlg.train.checkpoint import load_run, step_of
+from minimtnlg.train.export import carry, new_folder, settings, write_run
 
 # config.Model's field -> GPT-2's key
 SIZES = {

@@ -1,11 +1,13 @@
 """Our own engine: the model of model/, the step of step.py, the optimizer of optimizer.py.
 
-The trainer asks four things of an engine, and engines/ has two more that answer them:
+The trainer asks a few things of an engine, and engines/ has two more that answer them:
 
     draw(corpus)                    the samples that the run reads
     step(micro_batches, lr, number) one update; the loss and the gradients' norm as floats
     evaluate(micro_batches)         the mean loss as a float
     state()                         what this rank has of the weights, under our names
+    parts(), numbers()              what a checkpoint holds (state.py): here all that a run needs to
+                                    go on, of other engines the weights alone
 
 dimensions, {name: dimension or None}, says where tensor parallelism has cut what `state` returns.
 """
@@ -17,7 +19,7 @@ from minimtnlg.errors import InputError
 from minimtnlg.model import build
 from minimtnlg.parallel import schedules
 from minimtnlg.parallel.tensor import split_dimensions
-from minimtnlg.train import ramps
+from minimtnlg.train import ramps, state
 from minimtnlg.train.optimizer import Optimizer
 from minimtnlg.train.start import refuse_other_weights
 from minimtnlg.train.step import evaluate, step
@@ -43,7 +45,7 @@ class Mini:
         """(train, valid): data sets of int64 arrays [seq + 1]; see `draw_data`."""
         return draw_data(self.config, corpus)
 
-    def step(self, micro_batches, lr, number):
+    def step(self, micro_batches, lr, number, limits=None):
         """One optimizer step; see `train.step.step`. Returns floats, the same on every rank."""
         loss, norm = step(
             self.model,
@@ -53,6 +55,7 @@ class Mini:
             seed=self.config.train.seed,
             number=number,
             schedule=self._schedule(len(micro_batches)),
+            limits=limits,
         )
         return loss.item(), norm.item()  # waits for the device
 
@@ -64,8 +67,20 @@ class Mini:
     def state(self):
         """{name: copy on the CPU} of this rank's parameters; every rank takes part."""
         with self.optimizer.replicas.gathered():
-            state = self.model.state_dict()
-            return {name: torch.clone(x).cpu() for name, x in state.items()}
+            found = self.model.state_dict()
+            return {name: torch.clone(x).cpu() for name, x in found.items()}
+
+    def parts(self):
+        """{key: state.Part} of all tensors that the run needs to go on."""
+        return state.parts_of(self.model, self.optimizer)
+
+    def numbers(self):
+        """The numbers beside them, as JSON has them."""
+        return state.numbers_of(self.optimizer)
+
+    def restore(self, checkpoint):
+        """Take over what a Checkpoint holds."""
+        state.restore(self.model, self.optimizer, checkpoint, self.config.parallel)
 
     def _schedule(self, m, forward_only=False):
         p = self.config.parallel

@@ -66,14 +66,19 @@ class Optimizer:
         """Take over the gradients of the micro-batch whose backward has just ended."""
         self.replicas.accumulate()
 
+    def finish(self):
+        """Complete the sums over the replicas; nothing of this step is sent later."""
+        self.replicas.finish()
+
     @torch.no_grad()
-    def step(self, lr):
+    def step(self, lr, good=None):
         """Complete the sums, unscale, clip, update; returns the norm before clipping (scalar).
 
-        The norm is that of the gradient of the whole model, each parameter counted once. With a
-        loss scale, an overflow leaves weights and moments untouched, and lowers the scale.
+        The norm is that of the gradient of the whole model, each parameter counted once. good:
+        good(norm) gives a boolean scalar tensor; where it is false, weights and moments stay as
+        they are. With a loss scale so does an overflow, which also lowers the scale.
         """
-        self.replicas.finish()
+        self.finish()
         gradients = self.replicas.gradients
         for parameter, gradient in zip(self.replicas.parameters, gradients, strict=True):
             if parameter is self._tied:  # each end of the pipeline has what its own use gave
@@ -82,8 +87,9 @@ class Optimizer:
             torch._foreach_div_(gradients, self.loss_scale.scale)
         norm = self._norm()
         finite = torch.isfinite(norm)
-        if self.loss_scale.active:
-            self.adam.found_inf = (~finite).float()  # the fused kernel then skips the update
+        if self.loss_scale.active or good:
+            update = good(norm) & finite if good else finite
+            self.adam.found_inf = (~update).float()  # the fused kernel then skips the update
         if self.optim.clip > 0 and gradients:
             torch._foreach_mul_(gradients, (self.optim.clip / (norm + 1e-6)).clamp(max=1.0))
         self._hand_over()

@@ -154,8 +154,7 @@ def refuse_other_ranks(config, corpus, packages):
     """
     if not dist.is_initialized():
         return
-    data = [corpus.manifest["tokenizer"], [s["files"] for s in corpus.manifest["sources"].values()]]
-    mine = {"configuration": _digest(dataclasses.asdict(config)), "corpus": _digest(data)}
+    mine = {"configuration": _digest(dataclasses.asdict(config)), "corpus": digest_of(corpus)}
     mine |= {f"version of {package}": version(package) for package in packages}
     everyone = gathered(mine)
     for what, first in everyone[0].items():
@@ -165,6 +164,12 @@ def refuse_other_ranks(config, corpus, packages):
                     f"rank {rank} has another {what} than rank 0, {theirs[what]} and not {first}: "
                     "all nodes need the same files and the same versions"
                 )
+
+
+def digest_of(corpus):
+    """A few digits that tell one corpus from another: its tokenizer, its files."""
+    sources = corpus.manifest["sources"]
+    return _digest([corpus.manifest["tokenizer"], [s["files"] for s in sources.values()]])
 
 
 def _digest(value):

@@ -15,13 +15,14 @@ from minimtnlg.parallel.pipeline import carry_out
 from minimtnlg.parallel.schedules import named
 
 
-def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
+def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None, limits=None):
     """Forward and backward of every micro-batch, then one update; returns (loss, norm).
 
     micro_batches: list of data.batches.Batch on the model's device, those of this replica, all of
     one shape; together with those of the other replicas they are the global batch. Stages between
     the first and the last take only their shapes. seed, number: of the run and of this step; they
     name the dropout masks. schedule: None for 1F1B, or interleaved for a model of several chunks.
+    limits: (loss, norm); a step that comes out above one of them, or as no number, updates nothing.
 
     Both results are scalar tensors, the same on every rank. loss is the mean over all unmasked
     tokens of the global batch, not the mean of the micro-batches' means: so the step divides by the
@@ -48,8 +49,10 @@ def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None):
         optimizer.accumulate()
 
     carry_out(schedule, mesh, forward, backward, **_messages(model, micro_batches))
-    norm = optimizer.step(lr)  # first: what is left of the gradients is sent before the loss is
-    return _mean(model, total), norm
+    optimizer.finish()  # first: what is left of the gradients is sent before the loss is
+    loss = _mean(model, total)
+    good = limits and (lambda norm: (loss <= limits[0]) & (norm <= limits[1]))
+    return loss, optimizer.step(lr, good)
 
 
 @torch.no_grad()

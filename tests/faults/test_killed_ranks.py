@@ -26,7 +26,7 @@ PHASES = {
     "gradient reduction": (Replicas, "_leave", 2),
     "update": (Optimizer, "step", 2),
     "evaluation": (mini, "evaluate", 1),
-    "saving": (checkpoint, "whole_state", 1),
+    "saving": (checkpoint, "write", 1),
 }
 
 
