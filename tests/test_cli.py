@@ -62,7 +62,7 @@ def test_prepare_train_and_what_they_print(monkeypatch, capsys, tmp_path):
     assert "4 steps, 512 tokens" in out and "unigram entropy" in out and "greedy sample" in out
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in run.iterdir()}
-    expected = "config.yaml tokenizer.json metrics.jsonl checkpoints latest loss.png".split()
+    expected = "config.yaml tokenizer.json metrics.jsonl checkpoints latest loss.png .lock".split()
     assert names == set(expected)
     status, _, err = call(
         monkeypatch, capsys, "train", "nano", *SMALL, f"data.path={corpus}", "--out", run
@@ -123,8 +123,9 @@ def test_a_run_becomes_a_hugging_face_folder_and_comes_back(
     assert (status, out) == (0, f"hf  kind hf, from {run}, step 7\n")
     status, out, _ = call(monkeypatch, capsys, *convert, "hf", "--to", "run", "--out", "back")
     assert (status, out) == (0, "back  kind run, from hf, step 7\n")
-    names = ("config.yaml", "tokenizer.json", "latest", "checkpoints/step-7/model.safetensors")
-    for name in names:
+    files = ("index.json", "rank-00000.safetensors")
+    names = ("config.yaml", "tokenizer.json", "latest")
+    for name in (*names, *(f"checkpoints/step-7/{file}" for file in files)):
         assert (tmp_path / "back" / name).read_bytes() == (run / name).read_bytes()
 
 

@@ -96,6 +96,8 @@ class Signals:
     def __exit__(self, *error):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.relay:
+            self.file.unlink(missing_ok=True)
 
     def _came(self, number, frame):
         self._name = signal.Signals(number).name

@@ -170,7 +170,8 @@ class Run:
             return
         progress = {"step": self.step, "samples": self.samples, "recent": self.watch.recent}
         if self.rank == 0:
-            progress["beside"] = {name: checkpoint.entry(self.out / name) for name in BESIDE}
+            there = [name for name in BESIDE if (self.out / name).exists()]
+            progress["beside"] = {name: checkpoint.entry(self.out / name) for name in there}
         self.saver.begin(progress)
         self.saved = self.step
         self._beat()
@@ -252,6 +253,8 @@ def _prepare(config, out, corpus, found):
         configuration.save(config, path)
     with appearing(out / "tokenizer.json") as path:
         shutil.copy(corpus.folder / "tokenizer.json", path)
+    saved = found["beside"] if found else {}
     for name in LOGS:
-        with open(out / name, "ab") as file:
-            file.truncate(min(file.tell(), found["beside"][name]["bytes"] if found else 0))
+        if (out / name).exists():  # what was logged after the checkpoint will be logged again
+            length = saved.get(name, {"bytes": 0})["bytes"]
+            os.truncate(out / name, min((out / name).stat().st_size, length))

@@ -11,6 +11,7 @@ the files, but for checkpoints, of which each rank writes its part.
 
 import contextlib
 import math
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -115,6 +116,8 @@ def _alone(out):
         yield
     finally:
         lock.release()
+        if {path.name for path in out.iterdir()} == {LOCK}:  # no run has begun
+            shutil.rmtree(out)
 
 
 def open_corpus(config, progress=True):

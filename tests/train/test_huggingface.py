@@ -317,7 +317,7 @@ def test_what_is_there_already_stays(run, exported, tmp_path):
 
 
 def test_runs_that_can_not_be_exported(run, tmp_path):
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="holds no finished checkpoint"):
         to_huggingface(tmp_path / "nowhere", tmp_path / "out")
     for name, says in (("tokenizer.json", "no tokenizer at"), ("config.yaml", "can't read the")):
         copy = shutil.copytree(run, tmp_path / "copy")
@@ -336,7 +336,7 @@ def test_nothing_half_written(run, exported, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(huggingface, "carry", fail)
     with pytest.raises(type(stop)):
         to_huggingface(run, tmp_path / "out")
-    monkeypatch.setattr("minimtnlg.train.export.save_state", fail)
+    monkeypatch.setattr("minimtnlg.train.export.save_model", fail)
     with pytest.raises(type(stop)):
         from_huggingface(exported, tmp_path / "out")
     assert not list(tmp_path.iterdir())
