@@ -297,7 +297,7 @@ def _unsealed(path):
             raise ValueError("its checksum is another")
     except FileNotFoundError:
         raise Damaged(f"{path} is missing") from None
-    except (ValueError, KeyError, AttributeError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from None
     return index
 

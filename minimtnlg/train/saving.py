@@ -135,6 +135,11 @@ class Saver:
                 raise InputError(f"no checkpoint of {self.run} is sound: {damaged[0][1]}")
             return None
         with together():
+            if not found.index.get("numbers"):
+                raise InputError(
+                    f"{found.folder} holds weights without the optimizer's state: a run can't go "
+                    "on from there"
+                )
             checkpoint.refuse_others(found.index, self.settings, found.folder)
         self.engine.restore(found)
         with together():

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 
-from minimtnlg.errors import InputError
 from minimtnlg.parallel.tensor import split_dimensions
 from minimtnlg.train.boxes import held, owned, stage_of
 from minimtnlg.train.checkpoint import described
@@ -70,13 +69,8 @@ def numbers_of(optimizer):
 def restore(model, optimizer, checkpoint, parallel):
     """Give model and optimizer the state that a Checkpoint holds, whatever layout has written it.
 
-    InputError for a checkpoint that has not all of it, as one of weights alone.
+    InputError for a checkpoint that has not all of it.
     """
-    if not checkpoint.index.get("numbers"):
-        raise InputError(
-            f"{checkpoint.folder} holds weights without the optimizer's state: a run can't go on "
-            "from there"
-        )
     for key, part in parts_of(model, optimizer).items():
         box = held(part.whole, part.split, parallel, model.mesh.place, part.cut)
         part.tensor.copy_(checkpoint.read(key, box))
