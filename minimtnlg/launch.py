@@ -94,6 +94,7 @@ def script(
         gpus=gpus,
         whole_nodes=gpus == gpus_per_node,
         command=command,
+        resumes=engine == "mini",
         run=str(run or f"runs/{Path(source).stem}"),
         corpus=config.data.path and str(here / config.data.path),
         here=str(here),

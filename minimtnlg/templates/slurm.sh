@@ -34,17 +34,18 @@ cd {{ here | sh }}  # relative paths below start here; every node has to see the
 run={{ run | sh }}
 command=({{ python | sh }} -m minimtnlg {{ command | words }})
 
-# A requeued job goes on where its run stopped, if the installed minimtnlg can resume a run. If not,
-# it starts again, in a folder beside the run's.
+{% if resumes %}
+# The run goes on from its newest checkpoint, if it has one: after a requeue, a failure, or when this
+# script is submitted again. Of how much a failure takes, train.save_every decides.
+command+=(--resume --out "$run")
+{% else %}
+# Runs of this engine can't be resumed: a requeued job starts again, in a folder beside the run's.
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -e "$run" ]; then
-    if [[ "$({{ python | sh }} -m minimtnlg train --help)" == *--resume* ]]; then
-        command+=(--resume)
-    else
-        run=$run-restart-$SLURM_RESTART_COUNT
-        echo "restart: this minimtnlg can't resume a run; it starts again from step 0, in $run" >&2
-    fi
+    run=$run-restart-$SLURM_RESTART_COUNT
+    echo "restart: this engine can't resume a run; it starts again from step 0, in $run" >&2
 fi
 command+=(--out "$run")
+{% endif %}
 
 {% include "environment.sh" %}
 
@@ -67,7 +68,8 @@ echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart ${SLURM_RESTART_COUNT:-0
 # - label: each line of the log begins with its rank.
 # - kill-on-bad-exit: when a rank fails, Slurm ends the others, by a TERM. The job's exit code is the
 #   highest of all; so that it is that of the rank that failed, a rank ended by a TERM says 1, not
-#   143. Not 0: a TERM that came from elsewhere has to end the job too.
+#   143. Not 0: a TERM that came from elsewhere has to end the job too. A rank in training saves and
+#   ends by itself at a TERM or a USR1; both go to the shell around it as well, which has to stay.
 {% if whole_nodes %}
 # - cpu-bind=none: a rank may use any core of its node, not only one of its own.
 {% else %}
@@ -78,7 +80,7 @@ on_all_ranks() {
     srun --distribution=block --label --kill-on-bad-exit=1 {{ "--cpu-bind=none " if whole_nodes }}bash -c '
         export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS
         export LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE={{ gpus }}
-        trap : TERM
+        trap : TERM USR1
         "$@" || code=$?
         [ "${code:-0}" != 143 ] || code=1
         exit "${code:-0}"' rank "$@"
@@ -87,12 +89,25 @@ on_all_ranks() {
 # Is the cluster fit? In minimtnlg's repository this says so, and ends the job if it isn't:
 #on_all_ranks {{ python | sh }} scaling/probe.py
 
+{% if resumes %}
+again=
+trap 'again=yes; echo "USR1: the run is saved"
+    scancel --signal=USR1 $(squeue --noheader --steps --job="$SLURM_JOB_ID" --format=%i |
+        grep "\.[0-9]")' USR1
+{% else %}
 trap 'echo "USR1: back into the queue"
     scontrol requeue "$SLURM_JOB_ID" || echo "not requeued: going on until the time is up"' USR1
+{% endif %}
 on_all_ranks "${command[@]}" &
 step=$!
 # A signal ends `wait`, not the step.
 while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
 code=0
 wait "$step" || code=$?
+{% if resumes %}
+if [ -n "$again" ]; then
+    echo "USR1: back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || echo "not requeued: submit this script again to go on"
+fi
+{% endif %}
 exit "$code"

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from minimtnlg import _rank
 
 RECENT = 20  # steps whose median is what is usual
-SURE = 2.0  # seconds of work, 40 looks, below which chance decides who looks slow
+SURE = 5.0  # seconds of work, 100 looks, below which chance decides who looks slow
 
 
 class Watch:

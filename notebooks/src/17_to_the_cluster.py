@@ -252,8 +252,8 @@ print("\n".join(lines))
 #
 # - `#SBATCH` lines are for **sbatch**: how many nodes, how many processes and GPUs on each, how long,
 #   where the log goes. They are comments for the shell. `--signal` and `--requeue` are for the day
-#   when the nodes are taken away: Slurm sends a signal first, and the script puts itself back into
-#   the queue. A run can't be resumed yet, so for now it begins again, and the log says so.
+#   when the nodes are taken away: Slurm sends a signal first, the run saves itself, and the script
+#   puts itself back into the queue. Started again, the run goes on from what it saved (lesson 14).
 # - Then the rendezvous: the address of this node, the first, and a port that is free.
 # - `srun` starts a command once for each GPU of each node; here it is in the function `on_all_ranks`.
 #   From Slurm's own variables come `RANK` and the others: this is the static way. `--label` puts the

@@ -61,19 +61,19 @@ def test_ranks_are_where_the_mesh_wants_them(slurm, job, tmp_path):
     tell = 'echo "$RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $WORLD_SIZE $SLURMD_NODENAME $PWD"'
     words = 'printf "<%s>" "$@"; echo'
     number = slurm.submit(job(f"{tell}; {words}", [*LAYOUT, TRICKY]))
-    assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     told, layout = lines_of(slurm.log(number)), Layout(tp=2, pp=2, dp=2)
     assert sorted(told) == list(range(8))
     for rank, (place, arguments) in told.items():
         node, gpu = layout.node(rank, gpus_per_node=4)
         assert place == f"{rank} {gpu} 4 8 node{node + 1} {tmp_path}"
-        given = ["nano", *LAYOUT, TRICKY, "--engine", "mini", "--out", "runs/one run"]
+        given = ["nano", *LAYOUT, TRICKY, "--engine", "mini", "--resume", "--out", "runs/one run"]
         assert arguments == "".join(f"<{word}>" for word in ["-m", "minimtnlg", "train", *given])
 
 
 def test_ranks_share_one_rendezvous_and_the_environment(slurm, job):
     number = slurm.submit(job('echo "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS"'))
-    assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     told = {line for lines in lines_of(slurm.log(number)).values() for line in lines}
     assert len(told) == 1
     assert re.fullmatch(r"127\.0\.0\.1 \d+ 1", told.pop())
@@ -84,7 +84,7 @@ def test_a_port_that_somebody_listens_at_is_left_to_him(slurm, job):
     own = 20000 + int(number) % 10000
     with socket.create_server(("127.0.0.1", own)):
         slurm.call("scontrol", "release", number)
-        assert slurm.outcome(number) == ("COMPLETED", 0)
+        assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     assert lines_of(slurm.log(number))[0] == [str(own + 1)]
 
 
@@ -93,7 +93,7 @@ def test_part_of_a_node_has_cores_and_memory(slurm, job):
     what = 'echo "$SRUN_CPUS_PER_TASK"'
     number = slurm.submit(job(what, ["parallel.dp=2", "train.ramp=null"], gpus_per_node=8))
     facts = slurm.facts(number)
-    assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     assert (facts["NumCPUs"], facts["MemPerTres"]) == ("16", "gres:gpu:65536")
     assert lines_of(slurm.log(number)) == {0: ["8"], 1: ["8"]}
 
@@ -137,10 +137,19 @@ def test_ranks_that_are_all_terminated_are_no_success(slurm, job):
     assert slurm.outcome(number) == ("FAILED", 1)
 
 
-def test_a_job_that_cannot_be_requeued_goes_on(slurm, job, tmp_path):
+def work_until(tmp_path):
+    """What a rank of another engine does: it does not mind the signal, and ends by itself."""
+    return f"echo at work; for _ in {{1..60}}; do [ -e {tmp_path}/enough ] && exit 4; sleep 1; done"
+
+
+SAVES = "trap 'echo saved; exit 0' USR1; echo at work; for _ in {1..600}; do sleep 0.1; done"
+
+
+def test_another_engine_that_cannot_be_requeued_goes_on(slurm, job, tmp_path):
     """Slurm refuses; the ranks end later, by themselves, and twice is as once."""
-    work = f"echo at work; for _ in {{1..60}}; do [ -e {tmp_path}/enough ] && exit 4; sleep 1; done"
-    number = slurm.submit(job(work), "--no-requeue")
+    number = slurm.submit(
+        job(work_until(tmp_path), [*LAYOUT, "parallel.zero=1"], engine="deepspeed"), "--no-requeue"
+    )
     slurm.wait(number, lambda facts: len(lines_of(log(slurm, number))) == 8)
     for times in (1, 2):
         slurm.call("scancel", "--batch", "--signal=USR1", number)
@@ -150,26 +159,38 @@ def test_a_job_that_cannot_be_requeued_goes_on(slurm, job, tmp_path):
     assert slurm.outcome(number) == ("FAILED", 4)
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_a_job_that_gets_the_signal_goes_back_into_the_queue(slurm, job, tmp_path, resumes):
-    """At first a rank makes the run's folder and computes forever; the second time it ends."""
-    work = 'mkdir -p "runs/one run"; echo at work; exec sleep 1000'
+def test_a_run_that_cannot_be_requeued_is_saved(slurm, job, tmp_path):
+    number = slurm.submit(job(SAVES), "--no-requeue")
+    slurm.wait(number, lambda facts: len(lines_of(log(slurm, number))) == 8)
+    slurm.call("scancel", "--batch", "--signal=USR1", number)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
+    told = slurm.log(number)
+    assert {lines[-1] for lines in lines_of(told).values()} == {"saved"}
+    assert "not requeued: submit this script again to go on" in told
+
+
+@pytest.mark.parametrize("engine", ["mini", "deepspeed"])
+def test_a_job_that_gets_the_signal_goes_back_into_the_queue(slurm, job, tmp_path, engine):
+    """At first a rank makes the run's folder and computes on; the second time it ends."""
+    work = f'mkdir -p "runs/one run"; {SAVES}'
     what = f'echo "given ${{*: -3}}"; if [ "$SLURM_RESTART_COUNT" = "" ]; then {work}; fi'
-    number = slurm.submit(job(what), HELP="... --resume ..." if resumes else "...")
-    slurm.wait(number, lambda facts: "at work" in log(slurm, number))
+    number = slurm.submit(job(what, [*LAYOUT, "parallel.zero=1"], engine=engine))
+    slurm.wait(number, lambda facts: len(re.findall("at work", log(slurm, number))) == 8)
     slurm.call("scancel", "--batch", "--signal=USR1", number)
     queued = {"Restarts": "1", "JobState": "PENDING"}
     slurm.wait(number, lambda facts: queued.items() <= facts.items())
     slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")  # Slurm would wait
-    assert slurm.outcome(number) == ("COMPLETED", 0)
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     first, second = log(slurm, number).split("back into the queue")
-    assert "given mini --out runs/one run\n" in first
-    again = "--resume --out runs/one run" if resumes else "mini --out runs/one run-restart-1"
+    own = "--resume --out runs/one run"
+    assert f"given {own if engine == 'mini' else 'deepspeed --out runs/one run'}\n" in first
+    again = own if engine == "mini" else "deepspeed --out runs/one run-restart-1"
     assert [lines[0] for lines in lines_of(second.partition("restart 1")[2]).values()] == [
         f"given {again}"
     ] * 8
     told = "can't resume a run; it starts again from step 0, in runs/one run-restart-1\n" in second
-    assert told != resumes
+    assert told == (engine != "mini")
+    assert (first.count("saved\n") == 8) == (engine == "mini")
 
 
 def log(slurm, number):
@@ -274,17 +295,20 @@ def is_rank(process, job, rank):
 
 
 @pytest.mark.long
-def test_a_pre_empted_run_is_trained_in_the_end(slurm, corpus, tmp_path):
-    """Slurm's own signal comes in the middle of a long run, and Slurm starts it again."""
-    overrides = [*FOUR, "train.steps=100000"]
-    early = ["--time=5", "--signal=B:USR1@240"]  # in the second of five minutes
-    number = start(slurm, corpus, tmp_path, "mini", overrides, *early)
+def test_a_pre_empted_run_ends_with_the_undisturbed_curve(slurm, corpus, tmp_path):
+    """The signal comes in the middle of a run; requeued, the run goes on where it was."""
+    overrides = [*FOUR, "train.steps=150", "train.eval_every=0", "train.save_every=40"]
+    number = start(slurm, corpus, tmp_path, "mini", overrides)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    slurm.wait(number, lambda facts: metrics.exists() and metrics.read_text())
+    slurm.wait(number, lambda facts: metrics.exists() and metrics.read_text().count("\n") > 50)
+    slurm.call("scancel", "--batch", "--signal=USR1", number)
     queued = {"Restarts": "1", "JobState": "PENDING"}
     slurm.wait(number, lambda facts: queued.items() <= facts.items())
+    at = len(losses(tmp_path / "run"))
+    assert 50 < at < 150, slurm.log(number)
     slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=60")
-    again = tmp_path / "run-restart-1" / "metrics.jsonl"
-    slurm.wait(number, lambda facts: again.exists() and again.read_text())
-    slurm.call("scancel", number)
-    assert slurm.outcome(number)[0] == "CANCELLED"
+    assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
+    assert f"SIGUSR1: saved after step {at}; --resume goes on there" in slurm.log(number)
+    undisturbed = start(slurm, corpus, tmp_path / "other", "mini", overrides)
+    assert slurm.outcome(undisturbed) == ("COMPLETED", 0), slurm.log(undisturbed)
+    assert losses(tmp_path / "run") == losses(tmp_path / "other" / "run")
