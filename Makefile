@@ -1,6 +1,7 @@
 # make course   set everything up, prepare the corpus, train nano, execute every lesson
 # make test     set up what the tests need too, and run them
 # make equivalence   every legal layout against one process, and docs/equivalence.md
+# make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
 # make mutants   switches on one bug after the other: the tests notice each of them
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
@@ -11,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course test equivalence mutants slurm lab
+.PHONY: course test equivalence drills mutants slurm lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -22,6 +23,10 @@ test: .venv/test
 equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
 	$(BIN)/python tests/equivalence/table.py
+
+drills: .venv/test
+	$(BIN)/python -m pytest tests/faults --full
+	$(BIN)/python tests/faults/page.py
 
 mutants: .venv/test
 	$(BIN)/python tests/mutants.py

@@ -1,8 +1,6 @@
 """What a checkpoint weighs, how often one pays, and what failures cost a run.
 
-- The best interval between saves: Young's first order, Daly's higher one [J. W. Young, "A first
-  order approximation to the optimum checkpoint interval", CACM 17(9), 1974; J. T. Daly, "A higher
-  order estimate of the optimum checkpoint interval for restart dumps", FGCS 22(3), 2006].
+- The best interval between saves: Young's first order [S44], Daly's higher one [S45].
 - The share of time that's lost, by Daly's exact model; and one run, played failure by failure.
 
 All times have one unit, here called seconds. An interval counts the computing between two saves,
@@ -60,7 +58,7 @@ def mtbf(node_mtbf, nodes):
 
 
 def young(cost, mtbf):
-    """Best interval to first order, sqrt(2 C M), for a cost of a save far below the mtbf [Young].
+    """Best interval to first order, sqrt(2 C M), for a cost of a save far below the mtbf [S44].
 
     Then saves take as long as failures throw away, half an interval each.
     """
@@ -69,7 +67,7 @@ def young(cost, mtbf):
 
 
 def daly(cost, mtbf):
-    """Best interval to a higher order, for any cost of a save [Daly]."""
+    """Best interval to a higher order, for any cost of a save [S45]."""
     _positive(cost=cost, mtbf=mtbf)
     if cost >= 2 * mtbf:
         return mtbf
@@ -80,7 +78,7 @@ def daly(cost, mtbf):
 def lost_fraction(interval, cost, restart, mtbf):
     """Expected share of the wall time that isn't progress: saves, lost work and restarts.
 
-    Daly's exact model: failures at exponential gaps, which hit saves and restarts as well. Work
+    Daly's exact model [S45]: failures at exponential gaps, which hit saves and restarts too. Work
     takes M exp(R/M) (exp((tau + C)/M) - 1) / tau times its own length, the inverse of what is left.
     """
     _positive(interval=interval, cost=cost, restart=restart, mtbf=mtbf)

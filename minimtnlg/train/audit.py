@@ -79,9 +79,7 @@ def _as_saved(run, index):
         settings = checkpoint.settings_of(config, index["settings"]["corpus"])
         checkpoint.refuse_others(index, settings, run)
     for name, right in index.get("beside", {}).items():
-        with open(run / name, "rb") as file:
-            if checkpoint.digest(file.read(right["bytes"])) != right["xxh3"]:
-                raise checkpoint.Damaged(f"{run / name} is not as it was at step {index['step']}")
+        checkpoint.refuse_changed(run / name, right, index["step"])
 
 
 def _complaint(look):

@@ -75,7 +75,6 @@ def write(folder, rank, pieces):
         save_file({key: tensor for key, (_, tensor) in pieces.items()}, path)
     except safetensors.SafetensorError as error:  # which the library makes of an OSError
         raise OSError(f"can't write {path}: {error}") from None
-    _to_disk(path)
     with safetensors.safe_open(path, "pt") as file:
         for key, (_, tensor) in pieces.items():
             if not torch.equal(_bits(file.get_tensor(key)), _bits(tensor)):
@@ -84,8 +83,18 @@ def write(folder, rank, pieces):
 
 
 def entry(path):
-    """What an index says of a file: its length and checksum."""
+    """What an index says of a file, which is on disk for good by then: its length and checksum."""
+    _to_disk(path)
     return {"bytes": path.stat().st_size, "xxh3": checksum(path)}
+
+
+def refuse_changed(path, right, step):
+    """Damaged unless a file, which may have grown, begins as the entry of it in step's index."""
+    with open(path, "rb") as file:
+        if digest(file.read(right["bytes"])) != right["xxh3"]:
+            raise Damaged(
+                f"{path} is not as it was at step {step}: put it back, or remove it and resume"
+            )
 
 
 def commit(run, step, index, keep=0):
@@ -207,7 +216,9 @@ def latest(run):
     return Checkpoint(folder_of(run, step_of(run)))
 
 
-FREE = (  # what may change while a run goes on: its layout, and what leaves the numbers alone
+# What may change while a run goes on: its layout (with another tp or micro-batch, dropout draws
+# other masks), and what leaves the numbers alone.
+FREE = (
     "parallel", "model.attention", "data.path", "train.micro_batch", "train.eval_every",
     "train.save_every", "train.keep", "train.async_save", "train.patience", "train.on_bad_step",
     "train.loss_spike", "train.norm_spike",

@@ -168,10 +168,11 @@ class Run:
     def _save(self):
         if self.saved == self.step:
             return
-        progress = {"step": self.step, "samples": self.samples, "recent": self.watch.recent}
-        if self.rank == 0:
-            there = [name for name in BESIDE if (self.out / name).exists()]
-            progress["beside"] = {name: checkpoint.entry(self.out / name) for name in there}
+        recent = [list(values) for values in self.watch.recent]  # which the next steps change
+        progress = {"step": self.step, "samples": self.samples, "recent": recent}
+        with start.together():
+            if self.rank == 0:
+                progress["beside"] = _beside(self.out)
         self.saver.begin(progress)
         self.saved = self.step
         self._beat()
@@ -248,6 +249,7 @@ def _due(step, every):
 
 def _prepare(config, out, corpus, found):
     """The files of a run that begins, or that goes on from the index `found`."""
+    _refuse_other_logs(out, found)
     checkpoint.clean(out)
     with appearing(out / "config.yaml") as path:
         configuration.save(config, path)
@@ -258,3 +260,29 @@ def _prepare(config, out, corpus, found):
         if (out / name).exists():  # what was logged after the checkpoint will be logged again
             length = saved.get(name, {"bytes": 0})["bytes"]
             os.truncate(out / name, min((out / name).stat().st_size, length))
+
+
+def _beside(out):
+    """What an index says of the files of a run that are no part of a checkpoint."""
+    try:
+        there = [name for name in BESIDE if (out / name).exists()]
+        return {name: checkpoint.entry(out / name) for name in there}
+    except OSError as error:
+        raise InputError(f"can't save the run in {out}: {error}") from None
+
+
+def _refuse_other_logs(out, found):
+    """InputError where a log has lost lines of before the checkpoint; a missing one is begun anew.
+
+    Else the run would go on with a log that lacks steps, and nobody would notice.
+    """
+    saved = found["beside"] if found else {}
+    for name in [name for name in LOGS if name in saved]:
+        if (out / name).exists():
+            checkpoint.refuse_changed(out / name, saved[name], found["step"])
+        else:
+            print(
+                f"{out / name} is missing: the new one begins after step {found['step']}",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -42,8 +42,9 @@ def train(config, out, progress=True, ranks=None, engine=Mini, resume=False):
 
     The result is a dict: steps, tokens, seconds, loss (last step), valid_loss, unigram_entropy (all
     in nats per token). The same config and data give the same run, in one piece or resumed; so does
-    every layout, but for the order of additions and, where there is dropout, for another tp. After
-    a SIGTERM or SIGUSR1 the run saves and ends; then `stopped` names the signal.
+    every layout, but for the order of additions and, where there is dropout, for the masks that go
+    with another tp or micro-batch. After a SIGTERM or SIGUSR1 the run saves and ends; then
+    `stopped` names the signal.
 
     InputError for an `out` that holds something else or is at work, a model too large for this
     machine, a corpus that doesn't fit it, a checkpoint of other settings, a full disk, or a loss
@@ -115,9 +116,9 @@ def _alone(out):
     try:
         yield
     finally:
-        lock.release()
         if {path.name for path in out.iterdir()} == {LOCK}:  # no run has begun
             shutil.rmtree(out)
+        lock.release()
 
 
 def open_corpus(config, progress=True):

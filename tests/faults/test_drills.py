@@ -1,0 +1,27 @@
+"""A run is disturbed in every way that we know of: it goes on exactly, or refuses in one line.
+
+    make drills                                              # all of them, and docs/drills.md
+    .venv/bin/python -m pytest tests/faults -k SIGTERM       # some of the fast ones
+
+Nothing hangs, no process outlives its run, and what was saved stays.
+"""
+
+import pytest
+from drills import DRILLS
+from ground import Ground, left_behind
+
+MARKS = {True: (), False: pytest.mark.long}
+
+
+@pytest.mark.parametrize(
+    "drill", [pytest.param(d, id=d.name, marks=MARKS[d.fast]) for d in DRILLS]
+)
+def test_drill(drill, base, outcomes, tmp_path):
+    ground = Ground(base, drill, tmp_path)
+    try:
+        happened = drill.do(ground)
+    except pytest.skip.Exception as reason:
+        outcomes[drill] = f"not done: {reason}", ""
+        raise
+    assert not left_behind()
+    outcomes[drill] = happened, ground.curve
