@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import safetensors
@@ -71,21 +72,38 @@ def write(folder, rank, pieces):
     what was written to it.
     """
     path = Path(folder) / file_name(rank)
+    tensors = {key: tensor for key, (_, tensor) in pieces.items()}
     try:
-        save_file({key: tensor for key, (_, tensor) in pieces.items()}, path)
+        save_file(tensors, path)
     except safetensors.SafetensorError as error:  # which the library makes of an OSError
         raise OSError(f"can't write {path}: {error}") from None
-    with safetensors.safe_open(path, "pt") as file:
-        for key, (_, tensor) in pieces.items():
-            if not torch.equal(_bits(file.get_tensor(key)), _bits(tensor)):
-                raise OSError(f"{path} does not hold what was written to it: {key} differs")
-    return entry(path) | {"boxes": {key: box for key, (box, _) in pieces.items()}}
+    with ThreadPoolExecutor(1) as aside:  # memory is read while the disk is at work
+        meant = aside.submit(_meant, path, tensors)
+        about = entry(path)
+    if about["xxh3"] != meant.result():
+        raise OSError(f"{path} does not hold what was written to it")
+    return about | {"boxes": {key: box for key, (box, _) in pieces.items()}}
+
+
+def _meant(path, tensors):
+    """The checksum that the safetensors file `path` has if it holds these tensors."""
+    with open(path, "rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+    told = json.loads(header)
+    state = xxhash.xxh3_128(length + header)
+    for key in sorted(tensors, key=lambda key: told[key]["data_offsets"]):
+        state.update(_bits(tensors[key]).numpy())
+    return state.hexdigest()
 
 
 def entry(path):
     """What an index says of a file, which is on disk for good by then: its length and checksum."""
-    _to_disk(path)
-    return {"bytes": path.stat().st_size, "xxh3": checksum(path)}
+    with ThreadPoolExecutor(1) as aside:  # the disk needs no processor
+        durable = aside.submit(_to_disk, path)
+        found = {"bytes": path.stat().st_size, "xxh3": checksum(path)}
+    durable.result()
+    return found
 
 
 def refuse_changed(path, right, step):
