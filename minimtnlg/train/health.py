@@ -151,32 +151,33 @@ class Pulse:
             self._looks, self._works = self._looks + 1, self._works + (not waits)
             late = time.monotonic() - self._beat
             if late > self.patience:
-                self._ask(self._step, waits, line)
-                return
+                self._ask(self._step, self._beat, f"{int(waits)}{line}")
 
-    def _ask(self, step, waits, line):
+    def _ask(self, step, beat, mine):
         """All ranks that are late meet here: those that don't come, or don't wait, are named."""
-        try:
-            self._store.set(f"late/{step}/{self.rank}", f"{int(waits)}{line}")
-            time.sleep(max(1.0, self.patience / 10))  # the others are late at about the same time
-            if self._end.is_set() or self._step != step:
-                return
-            told = self._told(step)
-        except (dist.DistError, RuntimeError):
-            told = {self.rank: f"{int(waits)}{line}"}
-            silent = "rank 0, through which ranks meet, does not answer"
-        else:
-            missing = [rank for rank in range(self.world) if rank not in told]
-            silent = f"{_names(missing)} not answer" if missing else ""
+        told, pause = {}, max(1.0, self.patience / 10)
+        meeting = threading.Thread(target=self._meet, args=(step, mine, pause, told), daemon=True)
+        meeting.start()
+        meeting.join(2 * pause + 3)  # for whom asks a rank that is suspended, no timeout counts
+        if self._end.is_set() or self._beat != beat:
+            return
+        missing = [rank for rank in range(self.world) if rank not in told]
         busy = {rank: text[1:] for rank, text in told.items() if text[0] == "0"}
-        culprits = [silent] if silent else [f"rank {r} is at {line}" for r, line in busy.items()]
+        culprits = [f"rank {rank} is at {line}" for rank, line in busy.items()]
+        if not told or meeting.is_alive():
+            culprits = ["rank 0, through which ranks meet, does not answer"]
+        elif missing:
+            culprits = [f"{_names(missing)} not answer"]
         words = "; ".join(culprits[:3]) or "all ranks wait for each other"
         stalled(f"no step for {self.patience:g} s after step {step}: {words}")
 
-    def _told(self, step):
-        keys = {rank: f"late/{step}/{rank}" for rank in range(self.world)}
-        there = {rank: key for rank, key in keys.items() if self._store.check([key])}
-        return {rank: self._store.get(key).decode() for rank, key in there.items()}
+    def _meet(self, step, mine, pause, told):
+        with contextlib.suppress(dist.DistError, RuntimeError):  # a store that is gone
+            self._store.set(f"late/{step}/{self.rank}", mine)
+            time.sleep(pause)  # the others are late at about the same time
+            keys = {rank: f"late/{step}/{rank}" for rank in range(self.world)}
+            there = {rank: key for rank, key in keys.items() if self._store.check([key])}
+            told |= {rank: self._store.get(key).decode() for rank, key in there.items()}
 
 
 class Stalled(RuntimeError):

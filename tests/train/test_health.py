@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -274,3 +275,55 @@ def test_who_is_slow():
         "rank 1 is slow: 30.00 s of work where the median is 10.00 s"
     )
     assert loop.REPORT_EVERY >= 10
+
+
+LAUNCHED = """
+import os, signal, sys
+from pathlib import Path
+from minimtnlg import cli
+from minimtnlg.train import loop
+
+one = loop.Run._one
+
+def stop(self, batch):
+    if self.step == 2 and os.environ["RANK"] == os.environ["VICTIM"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return one(self, batch)
+
+loop.Run._one = stop
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "victim, says",
+    [(1, "rank 1 does not answer"), (0, "rank 0, through which ranks meet, does not answer")],
+)
+def test_a_launcher_s_stalled_rank_is_named_by_the_others(config, tmp_path, victim, says):
+    """The ranks have one store; where the rank that keeps it stalls, that is what can be said."""
+    save(sized(short(config, Parallel(dp=2), patience=3.0)), tmp_path / "config.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    world |= {"LOCAL_WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", "VICTIM": str(victim)}
+    train_it = ["train", tmp_path / "config.yaml", "--out", tmp_path / "run"]
+    command = [sys.executable, "-c", LAUNCHED, *train_it]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        _, said = ranks[1 - victim].communicate(timeout=90)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert ranks[1 - victim].returncode == 1
+    assert f"minimtnlg: no step for 3 s after step 2: {says}\n" in said
