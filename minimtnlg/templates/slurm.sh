@@ -93,7 +93,7 @@ on_all_ranks() {
 again=
 trap 'again=yes; echo "USR1: the run is saved"
     scancel --signal=USR1 $(squeue --noheader --steps --job="$SLURM_JOB_ID" --format=%i |
-        grep "\.[0-9]")' USR1
+        grep "\.[0-9]") || echo "no step to signal"' USR1
 {% else %}
 trap 'echo "USR1: back into the queue"
     scontrol requeue "$SLURM_JOB_ID" || echo "not requeued: going on until the time is up"' USR1

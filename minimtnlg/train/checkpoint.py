@@ -13,6 +13,7 @@ Kinds of tensors: weights, masters (where weights have 16 bits), exp_avg and exp
 moments. A key is kind/name, as weights/blocks.0.mlp.up.bias.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -130,7 +131,8 @@ def commit(run, step, index, keep=0):
     _to_disk(folder.parent)
     point(run, step)
     for old in steps(run)[keep:] if keep else ():
-        _discard(folder_of(run, old))
+        with contextlib.suppress(OSError):  # the new one is there, whatever becomes of an old one
+            _discard(folder_of(run, old))
 
 
 def point(run, step):
@@ -138,12 +140,13 @@ def point(run, step):
     with appearing(Path(run) / "latest") as path:
         path.write_text(folder_of(run, step).name)
         _to_disk(path)
+    _to_disk(Path(run))
 
 
 def clean(run):
     """Remove what a killed run has left half-written or half-removed."""
     for path in (Path(run) / "checkpoints").glob(".step-*.partial"):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(model, run, step):
@@ -347,7 +350,7 @@ def _to_disk(path):
 
 def _discard(folder):
     """Remove a checkpoint: first its name, so that none is ever seen half there."""
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = folder.with_name(f".{folder.name}.old.partial")  # aside_of may hold the next one
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)  # what somebody still reads goes at the next start

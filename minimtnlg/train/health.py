@@ -173,11 +173,10 @@ class Pulse:
 
     def _meet(self, step, mine, pause, told):
         with contextlib.suppress(dist.DistError, RuntimeError):  # a store that is gone
-            self._store.set(f"late/{step}/{self.rank}", mine)
+            self._store.append(f"late/{step}", f"{self.rank} {mine}\n")
             time.sleep(pause)  # the others are late at about the same time
-            keys = {rank: f"late/{step}/{rank}" for rank in range(self.world)}
-            there = {rank: key for rank, key in keys.items() if self._store.check([key])}
-            told |= {rank: self._store.get(key).decode() for rank, key in there.items()}
+            lines = self._store.get(f"late/{step}").decode().splitlines()
+            told |= {int(rank): text for rank, _, text in (line.partition(" ") for line in lines)}
 
 
 class Stalled(RuntimeError):

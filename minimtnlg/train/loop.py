@@ -18,7 +18,7 @@ from minimtnlg.device import device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.train import checkpoint, ramps, start
-from minimtnlg.train.health import Pulse, Watch, straggler
+from minimtnlg.train.health import RECENT, Pulse, Watch, straggler
 from minimtnlg.train.mini import valid_samples
 from minimtnlg.train.saving import Saver, agreed
 
@@ -41,6 +41,7 @@ class Run:
         self.step = self.samples = 0
         self.saved = None  # the step of the last checkpoint
         self.trouble = ""  # what rank 0 could not write
+        self.bad = 0  # bad steps in a row
 
     def begin(self, corpus, resume):
         """Start the folder of the run, or go on from its newest sound checkpoint."""
@@ -82,6 +83,7 @@ class Run:
         for batch in bar:
             row, last = self._one(batch), self.step + 1 == len(sizes)
             self.step += 1
+            self._beat()
             if last or _due(self.step, self.config.train.eval_every):
                 row["valid_loss"] = validate(self.config, self.engine, self.valid_set)
                 self._beat()
@@ -107,7 +109,6 @@ class Run:
         limits = {"limits": self.watch.limits()} if train.on_bad_step == "skip" else {}
         loss, norm = self.engine.step(mine, lr, number, **limits)
         seconds = time.perf_counter() - began
-        self._beat()
         self.samples += batch
         row = {
             "step": number,
@@ -121,17 +122,23 @@ class Run:
             "tflops": self.config.model.flops(batch) / seconds / 1e12 / self.world,  # of each rank
         }
         if complaint := self.watch.complaint(loss, norm):
+            self.bad += 1
             row["bad"] = f"{complaint}: {self._answer(number, complaint)}"
         else:
+            self.bad = 0
             self.watch.note(loss, norm)
         return row
 
     def _answer(self, number, complaint):
         """Do what is to be done about a bad step; returns it in words."""
-        if self.config.train.on_bad_step == "skip":
+        answer = self.config.train.on_bad_step
+        if answer == "skip" and self.bad < RECENT:
             return "skipped"  # the step has seen to that
         self.saver.finish()
-        if self.config.train.on_bad_step == "rollback":
+        if answer == "skip" or (answer == "rollback" and self.bad > 1):
+            # The weights are bad themselves: saving them over and over would end the good ones.
+            complaint += f", the last of {self.bad} bad steps in a row"
+        elif answer == "rollback":
             if found := self.saver.restore():
                 self.watch = Watch(self.config.train, found["recent"])
                 return f"back to the state of step {found['step']}, on with the next samples"
@@ -140,6 +147,7 @@ class Run:
 
     def _refuse_nonsense(self, name, value):
         if not math.isfinite(value):
+            self.saver.finish()
             raise InputError(_diverged(self.step, f"{name} is {value}"))
 
     def _log(self, name, row):
@@ -158,6 +166,7 @@ class Run:
         mine = torch.tensor(mine, dtype=torch.float64, device=device())
         number, writing, trouble = agreed(mine, self.world)
         if trouble:
+            self.saver.finish()
             with start.together():
                 if self.trouble:
                     raise InputError(self.trouble)

@@ -141,7 +141,8 @@ class Saver:
                     "on from there"
                 )
             checkpoint.refuse_others(found.index, self.settings, found.folder)
-        self.engine.restore(found)
+        with together():
+            self.engine.restore(found)
         with together():
             if self.rank == 0:
                 self._set_aside(step, damaged)

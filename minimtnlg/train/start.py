@@ -120,17 +120,17 @@ def _refuse_other_backends(store, rank, world):
 
 @contextlib.contextmanager
 def together():
-    """An InputError of one rank becomes that of all, so that none waits for it.
+    """An InputError, or OSError, of one rank becomes an InputError of all: none waits for it.
 
     Where ranks complain of different things, it is the first rank's complaint.
     """
     complaint = None
     try:
         yield
-    except InputError as error:
+    except (InputError, OSError) as error:
         complaint = str(error)
         if not dist.is_initialized():
-            raise
+            raise InputError(complaint) from None
     if dist.is_initialized():
         complaints = gathered(complaint)
         for rank, complaint in enumerate(complaints):

@@ -51,7 +51,7 @@ def step(model, optimizer, micro_batches, *, lr, seed, number, schedule=None, li
     carry_out(schedule, mesh, forward, backward, **_messages(model, micro_batches))
     optimizer.finish()  # first: what is left of the gradients is sent before the loss is
     loss = _mean(model, total)
-    good = limits and (lambda norm: (loss <= limits[0]) & (norm <= limits[1]))
+    good = limits and (lambda norm: loss.isfinite() & (loss <= limits[0]) & (norm <= limits[1]))
     return loss, optimizer.step(lr, good)
 
 

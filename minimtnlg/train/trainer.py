@@ -94,7 +94,7 @@ def _rank(config, out, progress, engine, resume=False, stop=None):
 
 def _refuse_others(out, resume):
     """InputError where `out` holds anything but, with `resume`, a run."""
-    there = out.is_file() or (out.is_dir() and {p.name for p in out.iterdir()} - {LOCK, STOP})
+    there = out.is_file() or (out.is_dir() and any(p.name[0] != "." for p in out.iterdir()))
     if there and not (resume and (out / "config.yaml").is_file()):
         what = "files, but no run to go on with" if resume else "a run or other files"
         also = "" if resume else ", or go on with the run by --resume"
@@ -110,7 +110,10 @@ def _alone(out):
         lock = FileLock(out / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{out} is being trained by another process: wait, or end it") from None
+        raise InputError(
+            f"{out} is being trained by another process: wait, or end it; if its machine is gone, "
+            f"remove {out / LOCK}"
+        ) from None
     except OSError as error:
         raise InputError(f"can't write the run into {out}: {error}") from None
     try:

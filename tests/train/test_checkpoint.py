@@ -183,3 +183,9 @@ def test_nothing_in_the_folder_can_be_executed(run):
             json.loads(path.read_text())
         elif path.is_file():
             assert path.suffix == ".safetensors" and path.read_bytes()[8:9] == b"{"
+
+
+def test_a_step_that_is_saved_again_takes_the_place_of_the_first(run, whole):
+    save(run, 3, whole + 1, [((0, 0), (6, 4))], torch.zeros(3, dtype=torch.bfloat16))
+    assert torch.equal(opened(run).read("weights/m.weight"), whole + 1)
+    assert complaints(run) == [] and not list(run.rglob("*.partial"))

@@ -12,9 +12,12 @@ import threading
 import time
 
 import pytest
+import torch
 
 from minimtnlg.config import Parallel, save, sized
+from minimtnlg.data.batches import Batch
 from minimtnlg.errors import InputError
+from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.ranks import RankError, run
 from minimtnlg.train import checkpoint, loop
 from minimtnlg.train.audit import complaints
@@ -68,14 +71,15 @@ def test_what_is_no_number_is_bad_but_for_an_overflow_in_fp16(config):
 
 
 def spoil(monkeypatch, at, factor):
-    """From now on the loss of micro-batches of step `at` is multiplied by `factor`."""
+    """From now on the loss of micro-batches of step `at`, or steps, is multiplied by `factor`."""
+    at = at if isinstance(at, range) else [at]
     from minimtnlg.model import GPT
 
     stage = GPT.stage
 
     def spoiled(self, batch, x=None, draw=None, chunk=0):
         y = stage(self, batch, x, draw, chunk)
-        return y * factor if draw and draw.step == at and self.ends(chunk) else y
+        return y * factor if draw and draw.step in at and self.ends(chunk) else y
 
     monkeypatch.setattr(GPT, "stage", spoiled)
 
@@ -122,6 +126,30 @@ def test_a_bad_step_rolls_back(config, tmp_path, monkeypatch):
     monkeypatch.undo()
     train(dataclasses.replace(settings), tmp_path / "right", progress=False)
     assert losses(tmp_path / "right")[:5] == losses(tmp_path / "run")[:5]
+
+
+@pytest.mark.parametrize("answer, steps", [("rollback", 7), ("skip", 5 + RECENT)])
+def test_weights_that_are_bad_themselves_end_the_run(config, tmp_path, monkeypatch, answer, steps):
+    """Every step from the sixth on is bad; the checkpoints of before stay."""
+    settings = with_dropout(short(config, steps=40, on_bad_step=answer, keep=0))
+    spoil(monkeypatch, range(6, 99), math.nan)
+    said = f"step {steps}: loss is nan, the last of {steps - 5} bad steps in a row"
+    with pytest.raises(InputError, match=said):
+        train(settings, tmp_path / "run", progress=False)
+    assert {2, 4} <= set(checkpoint.steps(tmp_path / "run"))
+
+
+def test_an_infinite_loss_with_finite_gradients_is_skipped_too(config):
+    """As where the logit of a label is minus infinity."""
+    batch = [Batch(*(torch.zeros(2, 32, dtype=kind) for kind in (torch.int64, torch.int64)),
+                   torch.ones(2, 32))]  # fmt: skip
+    engine = Mini(sized(short(config)), Mesh())
+    stage = engine.model.stage
+    engine.model.stage = lambda *args: stage(*args) + math.inf
+    before = [p.detach().clone() for p in engine.model.parameters()]
+    loss, norm = engine.step(batch, 1e-2, 1, limits=(math.inf, math.inf))
+    assert loss == math.inf and math.isfinite(norm)
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.model.parameters(), strict=True))
 
 
 def test_without_a_checkpoint_a_bad_step_ends_the_run(config, tmp_path, monkeypatch):
