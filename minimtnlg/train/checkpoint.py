@@ -172,8 +172,8 @@ class Checkpoint:
     """A checkpoint to read from; Damaged where its index is not as it was written.
 
     .index is a dict: `step`; `tensors`, {key: {dtype, shape, split}}; `files`, {name: {bytes, xxh3,
-    boxes: {key: [offset, shape]}}}; and, in those of a run, `samples`, `numbers`, `parallel` and
-    `corpus` (see train/saving.py).
+    boxes: {key: [offset, shape]}}}; and, in those of a run, `samples`, `numbers`, `recent` losses
+    and norms, `parallel`, `settings` and what lies `beside` (see train/saving.py, loop.py).
     """
 
     def __init__(self, folder):
@@ -207,8 +207,8 @@ class Checkpoint:
         about = self.tensors[key]
         box = box or Box((0,) * len(about["shape"]), tuple(about["shape"]))
         result, missing = torch.empty(box.shape, dtype=DTYPES[about["dtype"]]), math.prod(box.shape)
-        for name, about in self.files.items():
-            found = key in about["boxes"] and overlap(Box(*about["boxes"][key]), box)
+        for name, written in self.files.items():
+            found = key in written["boxes"] and overlap(Box(*written["boxes"][key]), box)
             if found:
                 there, here = found
                 result[here] = self._file(name).get_slice(key)[there]

@@ -1,6 +1,6 @@
 """Saves a run while it goes on, and finds the last good checkpoint when it starts again.
 
-    begin    every rank copies the boxes that it owns: the only moment for which training stops
+    begin    every rank copies the boxes that it owns, for which training stops
     write    a thread of each rank writes its copy to disk and reads it back
     commit   when all have: rank 0 writes the index, renames the folder and moves `latest`
 
@@ -124,7 +124,7 @@ class Saver:
         again. InputError, on every rank, where there are only damaged ones, or where one belongs to
         another run.
         """
-        there, damaged = self._everyones(checkpoint.steps(self.run))[0], []
+        there, damaged = gathered(checkpoint.steps(self.run))[0], []
         for step in there:
             found, complaint = self._sound(step)
             if complaint is None:
@@ -156,7 +156,7 @@ class Saver:
             found.verify(list(found.files)[self.rank :: self.world])
         except checkpoint.Damaged as error:
             complaint = str(error)
-        complaints = [words for words in self._everyones(complaint) if words]
+        complaints = [words for words in gathered(complaint) if words]
         return found, complaints[0] if complaints else None
 
     def _set_aside(self, step, damaged):
@@ -171,9 +171,6 @@ class Saver:
                 flush=True,
             )
         checkpoint.point(self.run, step)
-
-    def _everyones(self, value):
-        return gathered(value) if self.world > 1 else [value]
 
 
 def agreed(flags, world):

@@ -140,7 +140,9 @@ def together():
 
 
 def gathered(value):
-    """[value of each rank], on every rank."""
+    """[value of each rank], on every rank; [value] where there are no others."""
+    if not dist.is_initialized():
+        return [value]
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
