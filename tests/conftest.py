@@ -12,7 +12,7 @@ import minimtnlg  # noqa: F401
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
 HERE = Path(__file__).parent
-# reference.py, saving.py, for others as well; ground.py, which ranks import
+# reference.py, metrics.py, saving.py, for others as well; ground.py, which ranks import
 sys.path[:0] = [str(HERE / "equivalence"), str(HERE / "faults"), str(HERE)]
 
 

@@ -46,12 +46,9 @@ class Run:
     def begin(self, corpus, resume):
         """Start the folder of the run, or go on from its newest sound checkpoint."""
         found = self.saver.restore() if resume else None
-        with start.together():
+        with start.together(f"can't write the run into {self.out}"):
             if self.rank == 0:
-                try:
-                    _prepare(self.config, self.out, corpus, found)
-                except OSError as error:
-                    raise InputError(f"can't write the run into {self.out}: {error}") from None
+                _prepare(self.config, self.out, corpus, found)
         if found:
             self.step = self.saved = found["step"]
             self.samples = found["samples"]
@@ -179,7 +176,7 @@ class Run:
             return
         recent = [list(values) for values in self.watch.recent]  # which the next steps change
         progress = {"step": self.step, "samples": self.samples, "recent": recent}
-        with start.together():
+        with start.together(f"can't save the run in {self.out}"):
             if self.rank == 0:
                 progress["beside"] = _beside(self.out)
         self.saver.begin(progress)
@@ -273,11 +270,8 @@ def _prepare(config, out, corpus, found):
 
 def _beside(out):
     """What an index says of the files of a run that are no part of a checkpoint."""
-    try:
-        there = [name for name in BESIDE if (out / name).exists()]
-        return {name: checkpoint.entry(out / name) for name in there}
-    except OSError as error:
-        raise InputError(f"can't save the run in {out}: {error}") from None
+    there = [name for name in BESIDE if (out / name).exists()]
+    return {name: checkpoint.entry(out / name) for name in there}
 
 
 def _refuse_other_logs(out, found):

@@ -55,9 +55,10 @@ class Saver:
             self.engine.parts(), self.engine.config, self.place
         )  # the copies: from here on training may change what it has
         aside = checkpoint.aside_of(self.run, progress["step"])
-        with together():
+        with together(f"can't make {aside}"):
             if self.rank == 0:
-                _made(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
 
         def write():
             try:
@@ -176,11 +177,3 @@ class Saver:
 def agreed(flags, world):
     """The largest of each of some numbers over all ranks: what they then do together."""
     return all_gather(flags[None], dist.group.WORLD if world > 1 else None).amax(0).tolist()
-
-
-def _made(folder):
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"can't make {folder}: {error}") from None

@@ -119,16 +119,18 @@ def _refuse_other_backends(store, rank, world):
 
 
 @contextlib.contextmanager
-def together():
+def together(failed=""):
     """An InputError, or OSError, of one rank becomes an InputError of all: none waits for it.
 
-    Where ranks complain of different things, it is the first rank's complaint.
+    Where ranks complain of different things, it is the first rank's complaint. failed: what an
+    OSError means here, in words that are put before its own.
     """
     complaint = None
     try:
         yield
     except (InputError, OSError) as error:
-        complaint = str(error)
+        told = failed and not isinstance(error, InputError)
+        complaint = f"{failed}: {error}" if told else str(error)
         if not dist.is_initialized():
             raise InputError(complaint) from None
     if dist.is_initialized():

@@ -1,9 +1,9 @@
 """A whole run by each engine: the same samples, rates and batch sizes, the same files."""
 
-import json
 
 import pytest
 import torch
+from metrics import rows
 
 from minimtnlg import engines
 from minimtnlg.config import load
@@ -39,8 +39,7 @@ def config(tmp_path_factory):
 
 def of(run):
     """(rows of metrics.jsonl, weights) of a run."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return rows, load_run(run)[1].state_dict()
+    return rows(run), load_run(run)[1].state_dict()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ground import EVERY, LAYOUTS, PATIENCE, STEPS, contents, rows_of, small_disk
+from ground import EVERY, LAYOUTS, PATIENCE, STEPS, contents, small_disk
+from metrics import timeless
 
 from minimtnlg.train import audit, checkpoint
 
@@ -321,7 +322,7 @@ def signalled(signals, place="forward", calls=None, changes=()):
         assert not ended.error, ended
         step, name = ended.result["steps"], ended.result["stopped"]
         assert name in signals and bool(name) == (step < STEPS), ended
-        assert checkpoint.step_of(g.out) == step == rows_of(g.out)[-1]["step"]
+        assert checkpoint.step_of(g.out) == step == timeless(g.out)[-1]["step"]
         text = g.resumed(step, changes=changes)
         return f"{name or 'came in the last step'}: saved after step {step}; {text}"
 

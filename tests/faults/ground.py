@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from metrics import timeless
 
 from minimtnlg import config as configuration
 from minimtnlg.data.prepare import prepare
@@ -49,7 +50,6 @@ SMALL = [
     f"train.save_every={EVERY}", "optim.warmup_tokens=100", "optim.decay_tokens=700",
     "optim.lr=1e-2", "data.weights={}", "data.split=[80,20,0]",
 ]  # fmt: skip
-TIMES = {"step_s", "tokens_per_s", "tflops"}  # of a row of metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +319,7 @@ class Ground:
     def judge(self, near=False, since=1):
         """AssertionError unless the folder holds what the undisturbed run does, and no more."""
         rows, index, _ = self.base.reference(self.layout)
-        mine = rows_of(self.out)
+        mine = timeless(self.out)
         if near:
             assert len(mine) == len(rows)
             for one, other in zip(rows, mine, strict=True):
@@ -366,12 +366,6 @@ def contents(folder):
     return {path: path.read_bytes() for path in files if path.name != trainer.LOCK}
 
 
-def rows_of(out):
-    """The rows of metrics.jsonl, without the times."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: x for key, x in row.items() if key not in TIMES} for row in rows]
-
-
 class Base:
     """What all drills share: two corpora, and the runs of each layout that are made once."""
 
@@ -397,10 +391,10 @@ class Base:
         out = self.folder / f"reference {layout}"
         ended = go(self.settings(layout), out)
         assert not ended.error, ended.error
-        assert {row["batch_size"] for row in rows_of(out)} == {4, 8}  # the ramp is in it
+        assert {row["batch_size"] for row in timeless(out)} == {4, 8}  # the ramp is in it
         index = checkpoint.latest(out).index
         keys = ("step", "samples", "recent", "numbers", "tensors", "files", "settings")
-        return rows_of(out), {key: index[key] for key in keys}, index["files"]
+        return timeless(out), {key: index[key] for key in keys}, index["files"]
 
     def _half(self, layout):
         """A run that was killed in its last step."""

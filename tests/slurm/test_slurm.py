@@ -3,7 +3,6 @@
 Most jobs start a stand-in for Python, which computes nothing: what is tested is the script.
 """
 
-import json
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ import sys
 
 import psutil
 import pytest
+from metrics import rows
 
 from minimtnlg.config import load
 from minimtnlg.engines import ENGINES, installed
@@ -217,8 +217,7 @@ def small(corpus, *more):
 
 
 def losses(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(row["step"], row["loss"], row.get("valid_loss")) for row in rows]
+    return [(row["step"], row["loss"], row.get("valid_loss")) for row in rows(run)]
 
 
 def start(slurm, corpus, folder, engine, layout, *options):

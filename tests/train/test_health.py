@@ -13,6 +13,7 @@ import time
 
 import pytest
 import torch
+from metrics import rows
 
 from minimtnlg.config import Parallel, save, sized
 from minimtnlg.data.batches import Batch
@@ -33,10 +34,6 @@ def short(config, parallel=None, **changes):
         parallel=parallel or Parallel(),
         train=dataclasses.replace(config.train, **few | changes),
     )
-
-
-def rows(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(out):

@@ -1,11 +1,11 @@
 """A run that was stopped and resumed is the run that was not: bit by bit, and in other layouts."""
 
 import dataclasses
-import json
 import shutil
 
 import pytest
 import torch
+from metrics import timeless
 from safetensors.torch import load_file
 
 from minimtnlg.config import Config, Parallel, sized
@@ -22,7 +22,6 @@ from minimtnlg.train.saving import Saver
 from minimtnlg.train.trainer import open_corpus, train
 
 STEPS, RAMP = 12, (4, 4, 4 * 32 * 5)  # the batch doubles after five steps
-TIMES = {"step_s", "tokens_per_s", "tflops"}
 
 LAYOUTS = {
     "serial": Parallel(),
@@ -49,11 +48,6 @@ def changed(config, parallel=None, dropout=0.1, **train):
         optim=config.optim,
         train=dataclasses.replace(config.train, **defaults | train),
     )
-
-
-def rows(out):
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: row[key] for key in row.keys() - TIMES} for row in found]
 
 
 def tensors(run, step):
@@ -85,7 +79,7 @@ def test_stopped_anywhere_it_ends_alike(config, tmp_path, dtype, monkeypatch):
     assert len(train_set.document_index) > epoch  # more than one is read
     whole = tmp_path / "whole"
     train(settings, whole, progress=False)
-    right, last = rows(whole), tensors(whole, STEPS)
+    right, last = timeless(whole), tensors(whole, STEPS)
     assert {row["batch_size"] for row in right} == {4, 8}
     found = [checkpoint.Checkpoint(checkpoint.folder_of(whole, n)) for n in range(1, STEPS + 1)]
     scales = {each.index["numbers"]["loss_scale"] for each in found}
@@ -96,7 +90,7 @@ def test_stopped_anywhere_it_ends_alike(config, tmp_path, dtype, monkeypatch):
         back_to(again, step)
         part = dataclasses.replace(settings.train, async_save=step % 2 == 0)
         train(dataclasses.replace(settings, train=part), again, progress=False, resume=True)
-        assert rows(again) == right
+        assert timeless(again) == right
         assert complaints(again) == []
         for key, x in tensors(again, STEPS).items():
             assert torch.equal(bits(x), bits(last[key])), (step, key)
@@ -110,10 +104,10 @@ def test_a_layout_resumes_bit_by_bit(config, tmp_path, name, dtype, asynchronous
     )
     out = tmp_path / "run"
     train(settings, out, progress=False)
-    right, last = rows(out), tensors(out, STEPS)
+    right, last = timeless(out), tensors(out, STEPS)
     back_to(out, 4)
     train(settings, out, progress=False, resume=True)
-    assert rows(out) == right and checkpoint.steps(out) == [12, 8, 4]
+    assert timeless(out) == right and checkpoint.steps(out) == [12, 8, 4]
     for key, x in tensors(out, STEPS).items():
         assert torch.equal(bits(x), bits(last[key])), key
 
@@ -200,7 +194,7 @@ def test_another_layout_goes_on_with_the_same_losses(exact, tmp_path, name):
     for step, parallel in ((4, LAYOUTS[name]), (8, Parallel())):
         back_to(out, step)
         train(dataclasses.replace(settings, parallel=parallel), out, progress=False, resume=True)
-        for mine, theirs in zip(rows(out), rows(folder), strict=True):
+        for mine, theirs in zip(timeless(out), timeless(folder), strict=True):
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
                 assert value == pytest.approx(theirs[key], abs=1e-11), (mine["step"], key)
@@ -238,7 +232,7 @@ def test_damaged_checkpoints_are_set_aside(origin, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(folder, out)
     train(settings, out, progress=False, resume=True)
-    right = rows(out)
+    right = timeless(out)
     path = checkpoint.folder_of(out, 12) / "rank-00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -248,12 +242,12 @@ def test_damaged_checkpoints_are_set_aside(origin, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "is damaged" in said
     assert "it is now damaged-step-12, and the run goes on from step 6" in said
-    assert rows(out) == right and complaints(out) == []
+    assert timeless(out) == right and complaints(out) == []
     for step in (6, 12):
         (checkpoint.folder_of(out, step) / "index.json").write_text("{}")
     with pytest.raises(InputError, match="no checkpoint of .* is sound: .*index.json is damaged"):
         train(settings, out, progress=False, resume=True)
-    assert rows(out) == right and checkpoint.steps(out) == [12, 6]
+    assert timeless(out) == right and checkpoint.steps(out) == [12, 6]
 
 
 def test_a_pointer_that_is_stale_or_lost_does_not_mislead(origin, tmp_path):
@@ -281,7 +275,7 @@ def test_weights_alone_are_no_run(origin, tmp_path):
 def test_resuming_what_has_not_begun_begins(config, tmp_path):
     settings = changed(config, steps=2, ramp=None)
     train(settings, tmp_path / "run", progress=False, resume=True)
-    assert len(rows(tmp_path / "run")) == 2
+    assert len(timeless(tmp_path / "run")) == 2
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes").write_text("mine")
     with pytest.raises(InputError, match="holds files, but no run to go on with"):
@@ -301,7 +295,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(config, tmp_path, monkeypatc
     monkeypatch.undo()
     train(settings, out, progress=False, resume=True)
     train(settings, tmp_path / "whole", progress=False)
-    assert rows(out) == rows(tmp_path / "whole")
+    assert timeless(out) == timeless(tmp_path / "whole")
 
 
 def _full(settings, out, monkeypatch):
@@ -352,4 +346,4 @@ def test_two_runs_in_one_folder(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.Run, "_one", second)
     train(settings, tmp_path / "run", progress=False)
-    assert len(refused) == 1 and len(rows(tmp_path / "run")) == 3
+    assert len(refused) == 1 and len(timeless(tmp_path / "run")) == 3

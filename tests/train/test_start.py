@@ -221,3 +221,12 @@ def test_every_rank_says_what_differs(nodes, differs):
             assert words.startswith(f"rank 1 has another {differs} than rank 0, ")
         else:
             assert words is None
+
+
+def test_an_error_of_the_disk_says_what_it_means_here():
+    with pytest.raises(InputError, match=r"^can't save step 3: .*No space left"):
+        with start.together("can't save step 3"):
+            raise OSError(28, "No space left on device")
+    with pytest.raises(InputError, match="^no such layout$"):  # one that says so itself
+        with start.together("can't save step 3"):
+            raise InputError("no such layout")

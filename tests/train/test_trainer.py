@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from metrics import rows
 
 from minimtnlg.config import Parallel, load, save, sized
 from minimtnlg.data.prepare import prepare
@@ -30,10 +31,6 @@ def run(config, tmp_path_factory):
 def corpus_texts(corpus):
     """The folder that `corpus` was prepared from."""
     return json.loads((corpus / "corpus.json").read_text())["options"]["sources"][0]
-
-
-def rows(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_it_learns_more_than_the_frequency_of_tokens(run):
