@@ -12,8 +12,8 @@ import minimtnlg  # noqa: F401
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
 HERE = Path(__file__).parent
-# reference.py, metrics.py, saving.py, for others as well; ground.py, which ranks import
-sys.path[:0] = [str(HERE / "equivalence"), str(HERE / "faults"), str(HERE)]
+# Modules of tests that others import: reference, comparing, metrics, saving; ground, in ranks too.
+sys.path[:0] = [*(str(HERE / name) for name in ("equivalence", "faults", "parallel")), str(HERE)]
 
 
 @pytest.fixture(scope="session")

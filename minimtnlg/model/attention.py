@@ -58,11 +58,17 @@ class Attention(nn.Module):
         self.qkv = ColumnParallel(h, 3 * h, group, sequence_parallel)
         self.out = RowParallel(h, h, group, sequence_parallel)
 
-    def forward(self, x, draw):
-        """x: [s, b, h] -> [s, b, h], both cut to [s/t, b, h] under sequence parallelism."""
+    def forward(self, x, draw, cache=None):
+        """x: [s, b, h] -> [s, b, h], both cut to [s/t, b, h] under sequence parallelism.
+
+        cache: the Cache of the texts that x goes on with, in generation.
+        """
         y = self.qkv(x)  # [s, b, 3h/t]
         heads = y.unflatten(-1, (-1, 3, self.config.head_size))
         q, k, v = heads.permute(3, 1, 2, 0, 4)  # each [b, a/t, s, h/a]
-        args = (q, k, v, self.config.dropout, draw, self.layer, self.piece)
-        mixed = recomputed(self.core, *args) if self.recompute == "selective" else self.core(*args)
+        mixed = cache.attend(self.layer, q, k, v) if cache else self._core(q, k, v, draw)
         return self.out(mixed.permute(2, 0, 1, 3).flatten(2))
+
+    def _core(self, q, k, v, draw):
+        args = (q, k, v, self.config.dropout, draw, self.layer, self.piece)
+        return recomputed(self.core, *args) if self.recompute == "selective" else self.core(*args)

@@ -39,10 +39,10 @@ class Block(nn.Module):
         self.mlp_norm = LayerNorm(config.hidden, EPS, pieces)
         self.mlp = MLP(config, group, sequence_parallel)
 
-    def forward(self, x, draw):
+    def forward(self, x, draw, cache=None):
         """x: [s, b, h] -> [s, b, h], both cut to [s/t, b, h] under sequence parallelism."""
         p, layer = self.config.dropout, self.layer
-        y = self.attention(self.attention_norm(x), draw)
+        y = self.attention(self.attention_norm(x), draw, cache)
         x = x + dropout(y, p, draw, layer, "out", self.piece)
         y = self.mlp(self.mlp_norm(x))
         return x + dropout(y, p, draw, layer, "mlp", self.piece)
@@ -106,21 +106,25 @@ class GPT(nn.Module):
         """Whether this chunk makes logits: it is the last virtual stage."""
         return self.mesh.place.pp == self.mesh.layout.pp - 1 and chunk == self.virtual - 1
 
-    def forward(self, x, draw=None, chunk=0):
+    def forward(self, x, draw=None, chunk=0, rows=None, cache=None):
         """One chunk: tokens [b, s] or activations in, activations or logits [s, b, V/t] out.
 
         x: tokens with s <= config.seq where begins(chunk), else what the virtual stage before
         returned. Activations are [s, b, h], [s/t, b, h] under sequence parallelism. Logits, where
         ends(chunk), are this rank's columns. draw: the Draw of this pass; None: no dropout.
+        rows: indices into the flattened [s b] for which logits are made, then [n, V/t]; None: all.
+        cache: a model.cache.Cache, for generation: the tokens go on with the texts that it holds.
         """
         if self.begins(chunk):
-            x = self._embed(x, draw)
+            x = self._embed(x, draw, cache)
         for layer in self.chunks[chunk]:
-            block = self.blocks[layer]
-            x = recomputed(block, x, draw) if self.recompute == "full" else block(x, draw)
-        return self.embedding.logits(self.norm(x)) if self.ends(chunk) else x
+            block, args = self.blocks[layer], (x, draw, cache)
+            x = recomputed(block, *args) if self.recompute == "full" else block(*args)
+        if not self.ends(chunk):
+            return x
+        return self.embedding.logits(self.norm(x if rows is None else x.flatten(0, 1)[rows]))
 
-    def _embed(self, tokens, draw):
+    def _embed(self, tokens, draw, cache):
         s = tokens.shape[1]
         if s > self.config.seq:
             raise InputError(
@@ -128,6 +132,8 @@ class GPT(nn.Module):
                 "model: shorten it or raise model.seq"
             )
         x = self.embedding(tokens.t())
+        if cache:
+            return x + self.position.weight[cache.positions]
         first = rank(self.pieces) * len(x)
         positions = f(self.position.weight, self.pieces)[first : first + len(x)]
         x = x + positions[:, None]

@@ -33,7 +33,7 @@ from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
 from minimtnlg.parallel.tensor import split_dimensions
-from minimtnlg.train.boxes import Box, overlap
+from minimtnlg.train.boxes import Box, held, overlap
 
 FORMAT = 1
 INDEX = "index.json"
@@ -276,25 +276,31 @@ def step_of(run):
 
 
 @torch.no_grad()
-def load_run(run):
+def load_run(run, mesh=None):
     """(Config, GPT) of a run's folder, with the weights that `latest` names.
 
-    InputError where the folder is no run, or its weights are missing, damaged or of another shape.
+    mesh: this rank's Mesh, whose part of the model it gets; None: one process. InputError where the
+    folder is no run, or its weights are missing, damaged or of another shape.
     """
     found = latest(run)
     config = configuration.load(Path(run) / "config.yaml")
     if "settings" in found.index:
         refuse_others(found.index, settings_of(config, found.index["settings"]["corpus"]), run)
     found.verify()
-    model = GPT(config.model, dtype=DTYPES[config.train.dtype])
+    model = GPT(config.model, mesh, dtype=DTYPES[config.train.dtype])
+    layout, splits = model.mesh.layout, split_dimensions(model)
     for name, parameter in model.named_parameters():
-        whole = found.read(f"weights/{name}")
-        if whole.shape != parameter.shape:
+        whole = list(parameter.shape)
+        if splits[name] is not None:
+            whole[splits[name]] *= layout.tp
+        there = found.tensors.get(f"weights/{name}", {"shape": whole})["shape"]
+        if there != whole:
             raise InputError(
-                f"can't use the weights in {found.folder}: {name} is {list(whole.shape)} there, "
-                f"{list(parameter.shape)} by {run}/config.yaml"
+                f"can't use the weights in {found.folder}: {name} is {there} there, {whole} by "
+                f"{run}/config.yaml"
             )
-        parameter.copy_(whole.to(device()))
+        box = held(whole, splits[name], layout, model.mesh.place, cut=False)
+        parameter.copy_(found.read(f"weights/{name}", box).to(device()))
     return config, model
 
 
