@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from minimtnlg.cli_checkpoint import checkpoint
+from minimtnlg.cli_evaluate import evaluate, generate
 from minimtnlg.cli_plan import dryrun, plan
 from minimtnlg.errors import InputError
 
@@ -29,6 +30,8 @@ course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the less
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(course, name="course")
+app.command()(generate)
+app.command()(evaluate)
 app.command()(plan)
 app.command()(dryrun)
 
@@ -251,10 +254,11 @@ def _show_sample(run, prompt="The history of the"):
     from minimtnlg.evaluate.generate import greedy
     from minimtnlg.train.checkpoint import load_run
 
-    _, model = load_run(run)
+    config, model = load_run(run)
     tokenizer = Tokenizer.load(run / "tokenizer.json")
-    ids = greedy(model, tokenizer.encode(prompt), 40, tokenizer.eod, tokenizer.size)
-    print(f"greedy sample    {prompt}|{tokenizer.decode(ids)!s}")
+    start = tokenizer.encode(prompt)[: config.model.seq]
+    ids = greedy(model, start, 40, tokenizer.eod, tokenizer.size)
+    print(f"greedy sample    {tokenizer.decode(start)}|{tokenizer.decode(ids)}")
 
 
 def _draw_loss(run, entropy):

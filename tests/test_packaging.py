@@ -37,14 +37,14 @@ def test_every_extra_of_the_promise_is_there():
 
 
 def test_every_dependency_is_pinned_within_its_range():
-    for requirement in requirements("course", "data", "engines", "test"):
+    for requirement in requirements("course", "data", "engines", "eval", "test"):
         pinned = pins()[normal(requirement.name)]
         assert requirement.specifier.contains(pinned), f"{requirement} but constraints say {pinned}"
 
 
 def test_what_is_installed_here_is_what_is_pinned():
     wrong = {}
-    for requirement in requirements("course", "data", "test"):
+    for requirement in requirements("course", "data", "eval", "test"):
         try:
             found = version(requirement.name).split("+")[0]
         except PackageNotFoundError:

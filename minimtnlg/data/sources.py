@@ -171,26 +171,36 @@ def _elsewhere(address, complain):
 
 
 def _hub(name):
-    spec, _, column = name.removeprefix("hf:").partition("#")
-    dataset, config, split = (spec.split(":", 2) + ["", ""])[:3]  # a split may hold a colon itself
+    spec, _, column = name.partition("#")
     column = column or "text"
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise InputError(
-            f"{name} is read with the library datasets, which isn't installed: pip install datasets"
-        ) from None
-    try:
-        rows = load_dataset(dataset, config or None, split=split or "train")
-    except Exception as error:  # the library raises many kinds, and none of its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"couldn't load {name}: {reason[0][:200]}") from None
+    rows = hub_rows(spec, name)
     if column not in rows.column_names:
         raise InputError(f"{name} has no column {column!r}, only {', '.join(rows.column_names)}")
     for i, row in enumerate(rows.select_columns([column])):
         if not isinstance(row[column], str):
             raise InputError(f"{name} has no text but {type(row[column]).__name__} in row {i}")
         yield row[column], str(i)
+
+
+def hub_rows(name, told=None):
+    """The rows of "hf:NAME[:CONFIG][:SPLIT]", as the library datasets gives them.
+
+    told: what an InputError calls it, where it can't be loaded; the name itself by default.
+    """
+    told = told or name
+    # A split may hold a colon itself.
+    dataset, config, split = (name.removeprefix("hf:").split(":", 2) + ["", ""])[:3]
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise InputError(
+            f"{told} is read with the library datasets, which isn't installed: pip install datasets"
+        ) from None
+    try:
+        return load_dataset(dataset, config or None, split=split or "train")
+    except Exception as error:  # the library raises many kinds, and none of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"couldn't load {told}: {reason[0][:200]}") from None
 
 
 def _existing(name):
