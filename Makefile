@@ -1,4 +1,5 @@
 # make course   set everything up, prepare the corpus, train nano, execute every lesson
+# make model    train small, 20 minutes on two cores: lessons 18 to 20 take it instead of nano
 # make test     set up what the tests need too, and run them
 # make equivalence   every legal layout against one process, and docs/equivalence.md
 # make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
@@ -12,10 +13,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course test equivalence drills mutants slurm lab
+.PHONY: course model test equivalence drills mutants slurm lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
+
+model: .venv/course
+	$(BIN)/minimtnlg course need small
 
 test: .venv/test
 	$(BIN)/python -m pytest
