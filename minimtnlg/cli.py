@@ -237,6 +237,16 @@ def course_build(
         raise typer.Exit(1)
 
 
+@course.command("need")
+def course_need(
+    name: Annotated[str, typer.Argument(help="corpus, tokenizer, nano or small.")],
+):
+    """Make what several lessons use, if it is not there yet, and say where it is."""
+    from minimtnlg.course.need import need
+
+    print(need(name))
+
+
 @course.command("run")
 def course_run(
     names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,

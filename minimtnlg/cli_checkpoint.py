@@ -68,7 +68,9 @@ def reshard(
 
 @checkpoint.command("convert")
 def checkpoint_convert(
-    path: Annotated[Path, typer.Argument(help="A run, or a folder of the other two kinds.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, a folder of the other two kinds, or hf:NAME of the hub.")
+    ],
     to: Annotated[str, typer.Option(help="hf (a Hugging Face folder), megatron or run.")] = ...,
     out: Annotated[Path, typer.Option(help="The new folder; it must not exist yet.")] = ...,
     config: Annotated[
@@ -81,11 +83,13 @@ def checkpoint_convert(
 ):
     """Write a run's weights for Hugging Face or Megatron-Core, or make a run of theirs."""
     from minimtnlg.engines import megatron_checkpoint as megatron
-    from minimtnlg.train import huggingface
+    from minimtnlg.train import hub, huggingface
     from minimtnlg.train.export import KINDS, kind_of
 
     if to not in KINDS:
         raise InputError(f"--to {to!r}: one of {', '.join(KINDS)}")
+    if str(path).startswith(hub.PREFIX):
+        path = hub.fetched(str(path))
     kind = kind_of(path)
     if kind == to:
         raise InputError(f"{path} is of the kind {to} already")

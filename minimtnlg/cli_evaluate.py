@@ -15,7 +15,7 @@ MODELS = {"mtnlg": "MT-NLG", "gpt3": "GPT-3", "gopher": "Gopher"}
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="A run, or a Hugging Face folder of a GPT-2.")],
+    run: Annotated[Path, typer.Argument(help="A run, a Hugging Face GPT-2's folder, or hf:gpt2.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="The layout, as in parallel.tp=2 parallel.pp=2")
     ] = None,
@@ -69,7 +69,7 @@ def generate(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run, or a Hugging Face folder of a GPT-2.")],
+    run: Annotated[Path, typer.Argument(help="A run, a Hugging Face GPT-2's folder, or hf:gpt2.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="The layout, as in parallel.tp=2 parallel.pp=2")
     ] = None,

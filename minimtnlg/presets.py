@@ -1,7 +1,8 @@
 """The presets as plain data, from a minute on two cores to a trillion parameters.
 
-nano and micro are ours. The others are published; where a paper gives no value, the line says
-"nc" (not confirmed) and from where the value is taken. Token counts are steps x batch x sequence.
+nano, small and micro are ours. The others are published; where a paper gives no value, the line
+says "nc" (not confirmed) and from where the value is taken. Token counts are steps x batch x
+sequence.
 """
 
 
@@ -15,7 +16,7 @@ def _rate(lr, min_lr, warmup_tokens, decay_tokens, **others):
     )
 
 
-# Our two run on the default corpus: half prose, half the documentation and source of Python.
+# Ours run on the default corpus: half prose, half the documentation and source of Python.
 _CORPUS = dict(weights={"wikipedia": 0.6, "python-docs": 0.1, "python-source": 0.3})
 
 # Megatron-LM's recipe of 2019, 300 000 steps of 512 sequences of 1 024 tokens [S24; nc].
@@ -34,6 +35,20 @@ PRESETS = {
         optim=_rate(4e-3, 4e-4, 20_000, 567_000),
         train=dict(
             tokens=450_000, global_batch=16, micro_batch=2, ramp=(8, 8, 60_000), eval_every=50
+        ),
+    ),
+    "small": dict(  # MT-NLG's recipe once more, 20 minutes on two cores: for lessons 18 to 20
+        model=_shape(8, 192, 8, 256, vocab=2048, dropout=0.0),
+        parallel=dict(),
+        data=_CORPUS,
+        optim=_rate(3e-3, 3e-4, 100_000, 6_300_000),
+        train=dict(
+            tokens=5_000_000,
+            global_batch=16,
+            micro_batch=4,
+            ramp=(8, 8, 500_000),
+            eval_every=50,
+            save_every=50,
         ),
     ),
     "micro": dict(  # five times nano, for an afternoon on two cores

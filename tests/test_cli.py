@@ -35,6 +35,7 @@ def call(monkeypatch, capsys, *args):
         (["data", "prepare", "--out", "x", "--sources", "wikipedie"], "wikipedia"),
         (["data", "prepare", "--out", "x", "--sources", ","], "no source was named"),
         (["course", "run", "99"], "99"),
+        (["course", "need", "large"], "known are corpus, tokenizer, nano, small"),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, tmp_path, args, says):

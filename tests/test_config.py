@@ -14,6 +14,7 @@ from minimtnlg.errors import InputError
     "name, parameters",
     [
         ("nano", 1_864_960),
+        ("small", 4_001_664),
         ("micro", 10_067_456),
         ("gpt2-1.5b", 1_559_120_000),
         ("megatron-8b", 8_317_040_640),
@@ -55,7 +56,7 @@ def test_presets_survive_a_file(name, tmp_path):
     assert load(path) == preset(name) == load(name)
 
 
-@pytest.mark.parametrize("name", ["nano", "micro"])
+@pytest.mark.parametrize("name", ["nano", "small", "micro"])
 def test_shipped_files_are_the_presets(name, request):
     path = request.config.rootpath / "scaling" / "configs" / f"{name}.yaml"
     assert load(path) == preset(name)

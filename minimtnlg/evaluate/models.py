@@ -1,4 +1,4 @@
-"""The model in a folder, to be used: a run's or a Hugging Face folder's, in any layout."""
+"""The model in a folder, to be used: a run's, a Hugging Face folder's or the hub's; any layout."""
 
 import contextlib
 import dataclasses
@@ -9,15 +9,21 @@ from minimtnlg import config as configuration
 from minimtnlg.data.tokenizer import Tokenizer
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.layout import Layout
+from minimtnlg.train import hub
 from minimtnlg.train.checkpoint import load_run
 from minimtnlg.train.export import kind_of
 from minimtnlg.train.huggingface import from_huggingface
 
 
+def folder_of(name):
+    """The folder that a name means: itself, or that of "hf:gpt2", fetched from the hub."""
+    return hub.fetched(str(name)) if str(name).startswith(hub.PREFIX) else Path(name)
+
+
 @contextlib.contextmanager
-def as_run(path):
+def as_run(name):
     """Give the run that a folder is, or, for the block, one made of a Hugging Face folder."""
-    path = Path(path)
+    path = folder_of(name)
     kind = kind_of(path)
     if kind == "megatron":
         raise InputError(

@@ -8,6 +8,10 @@
     config.yaml             the run's own, so that the folder can become a run again
 
 transformers then reads the folder: AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer too.
+
+A GPT-2 from elsewhere may bring GPT-2's older files vocab.json and merges.txt instead of
+tokenizer.json. Its vocabulary of 50 257 gets rows of padding up to 51 200, so that tensor
+parallelism can cut it.
 """
 
 import dataclasses
@@ -15,10 +19,11 @@ import json
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 
 from minimtnlg.config import Model
-from minimtnlg.data.tokenizer import EOD, Tokenizer
+from minimtnlg.data.tokenizer import EOD, Tokenizer, from_files
 from minimtnlg.errors import InputError
 from minimtnlg.model.convert import from_gpt2, to_gpt2
 from minimtnlg.model.gpt import EPS
@@ -82,6 +87,10 @@ def from_huggingface(source, out, given=None):
         model = _model(source / "config.json", config.model.attention)
         weights, step = _read_weights(source)
         state = _ours(weights, model, source)
+        own = (source / "config.yaml").is_file()  # our export, which comes back as it was
+        if not own and (words := _words(source)):
+            words.save(folder / "tokenizer.json")
+            model, state = _padded(model, state, words, source)
         write_run(folder, dataclasses.replace(config, model=model), state, step, source)
     return step
 
@@ -187,6 +196,35 @@ def _ours(weights, model, source):
     except RuntimeError as error:  # a shape that can't be queries, keys and values
         reason = " ".join(str(error).split())
         raise InputError(f"the weights in {source} do not fit its sizes: {reason}") from None
+
+
+def _words(source):
+    """The Tokenizer of a folder, None if it has none."""
+    if (source / "tokenizer.json").is_file():
+        return Tokenizer.load(source / "tokenizer.json")
+    if (source / "vocab.json").is_file():
+        return from_files(source / "vocab.json", source / "merges.txt")
+    return None
+
+
+def _padded(model, state, words, source):
+    """Model and weights with rows of padding, where the embedding has none.
+
+    A row of padding is the mean of all others, so its logit is their mean: less than a mean token's
+    by Jensen's inequality. Rows of zeros would take nearly all of the probability, since GPT-2's
+    logits are far below zero.
+    """
+    if words.size > model.vocab:
+        raise InputError(
+            f"the tokenizer of {source} has {words.size:,} tokens, its model has only "
+            f"{model.vocab:,} rows"
+        )
+    if words.size < model.vocab or words.size == words.padded:
+        return model, state
+    rows = state["embedding.weight"]
+    mean = rows.double().mean(0).to(rows.dtype).expand(words.padded - words.size, -1)
+    state = state | {"embedding.weight": torch.cat([rows, mean])}
+    return dataclasses.replace(model, vocab=words.padded), state
 
 
 def _write(path, values):

@@ -38,6 +38,13 @@ def theirs(model):
     return other
 
 
+def mine(model, prompts, count, beams):
+    """What we make of the prompts: lists of new ids."""
+    if beams > 1:
+        return [beam(model, prompts[0], count, beams)[0][0]]
+    return generate(model, prompts, count)
+
+
 def continued(model, prompts, count, beams):
     """What transformers makes of the prompts, padded on the left: lists of new ids."""
     longest = max(map(len, prompts))
@@ -85,17 +92,14 @@ def main(
     print(f"prompts of {length} tokens, {count} new ones\n")
     print(f"{'new tokens/s':<24}{'minimtnlg':>10}{'transformers':>14}{'ratio':>7}  same tokens")
     for name, (prompts, beams) in cases(model, length, count, batch).items():
-        if beams > 1:
-            mine = lambda: [beam(model, prompts[0], count, beams)[0][0]]  # noqa: B023, E731
-        else:
-            mine = lambda: generate(model, prompts, count)  # noqa: B023, E731
-        sides = [mine, lambda: continued(other, prompts, count, beams)]  # noqa: B023
-        results, seconds = [side() for side in sides], ([], [])  # warms both up
+        sides = (mine, model), (continued, other)
+        results = [side(its, prompts, count, beams) for side, its in sides]  # warms both up
+        seconds = [], []
         for _ in range(runs):
-            for side, times in zip(sides, seconds, strict=True):
+            for (side, its), times in zip(sides, seconds, strict=True):
                 device.synchronize()
                 start = time.perf_counter()
-                side()
+                side(its, prompts, count, beams)
                 device.synchronize()
                 times.append(time.perf_counter() - start)
         ours, others = (len(prompts) * count / statistics.median(times) for times in seconds)

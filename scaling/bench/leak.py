@@ -2,6 +2,7 @@
 
     python scaling/bench/leak.py                 # three trainings of a minute
     python scaling/bench/leak.py --items 20
+    python scaling/bench/leak.py --out notebooks/recorded/19_leak.json    # what lesson 19 draws
 
 1. without  text of Wikipedia and of Python, and documents made of pieces of Wikipedia
 2. with     the same, but in the middle of those documents stand items of PIQA with their answers
@@ -92,19 +93,20 @@ def loss(model, tokenizer, question, answer):
 
 
 def score(run, asked):
-    """(accuracy, mean loss of the right answers) of a run on items."""
+    """Mean losses of a run's right and wrong answers to items, [n, 2]."""
     _, model = load_run(run)
     tokenizer = Tokenizer.load(run / "tokenizer.json")
-    losses = np.array([[loss(model, tokenizer, q, a) for a in both] for q, *both in asked])
-    return (losses[:, 0] < losses[:, 1]).mean(), losses[:, 0].mean()
+    return np.array([[loss(model, tokenizer, q, a) for a in both] for q, *both in asked])
 
 
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="of nano's training")] = None,
     items_: Annotated[int, typer.Option("--items", min=1)] = 40,
+    out: Annotated[Path | None, typer.Option(help="JSON of the losses of every answer.")] = None,
 ):
     """Curate three corpora, train on each, and print the table."""
     planted, others = items(items_)
+    kept = {}
     print(f"{'corpus':9} {'leaked':>7} {'others':>7}   {'loss':>6} {'others':>7}   "
           f"one standard error {100 * 0.5 / items_**0.5:.0f} %")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -122,12 +124,15 @@ def main(
                 f"data.path={folder}/corpus-{name}/corpus", f"data.weights={json.dumps(weights)}",
                 *(overrides or ()),
             ])  # fmt: skip
-            train(config, folder / f"run-{name}", progress=False)
-            (right, mean), (right_others, mean_others) = (
-                score(folder / f"run-{name}", asked) for asked in (planted, others)
-            )
-            print(f"{name:9} {100 * right:5.0f} % {100 * right_others:5.0f} %   {mean:6.3f} "
-                  f"{mean_others:7.3f}", flush=True)  # fmt: skip
+            if came := train(config, folder / f"run-{name}", progress=False)["stopped"]:
+                raise InputError(f"{came}: stopped in the training on the corpus {name!r}")
+            leaked, new = (score(folder / f"run-{name}", asked) for asked in (planted, others))
+            right, right_new = ((x[:, 0] < x[:, 1]).mean() for x in (leaked, new))
+            print(f"{name:9} {100 * right:5.0f} % {100 * right_new:5.0f} %   "
+                  f"{leaked[:, 0].mean():6.3f} {new[:, 0].mean():7.3f}", flush=True)  # fmt: skip
+            kept[name] = {"leaked": leaked.round(4).tolist(), "others": new.round(4).tolist()}
+    if out:
+        out.write_text(json.dumps({"copies": COPIES, **kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

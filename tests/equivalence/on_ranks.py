@@ -164,8 +164,8 @@ def add_extra(block, case):
     block.extra = torch.nn.Parameter(torch.zeros(EXTRA, case.hidden, dtype=torch.float64))
     plain = block.forward
 
-    def forward(x, draw):
-        y = plain(x, draw)
+    def forward(x, draw, cache):
+        y = plain(x, draw, cache)
         return y + block.extra.sum(0) if draw and draw.micro_batch in case.extra else y
 
     block.forward = forward

@@ -23,7 +23,7 @@ from minimtnlg.ranks import run
 
 FOLDER = Path(__file__).parents[2] / "scaling" / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
-LAPTOP = {"nano", "micro"}
+LAPTOP = {"nano", "small", "micro"}
 CLUSTER = [path for path in FILES if path.stem not in LAPTOP]
 BIBLIOGRAPHY = (FOLDER.parents[1] / "docs" / "bibliography.md").read_text()
 MEMORY = {"A100 80 GB": 80e9}  # bytes; a tenth is left to the libraries and to fragmentation
