@@ -10,6 +10,7 @@ sum stands what it would be at the rate that the fastest tenth of the steps reac
 import json
 import os
 import platform
+import textwrap
 from pathlib import Path
 from statistics import quantiles
 
@@ -83,7 +84,7 @@ def page(found):
         f"{x['cut']} |"
         for x in found["evaluation"]
     ]
-    return f"""# The small model
+    text = f"""# The small model
 
 `make model` trains the preset `small`: {told["parameters"]:,} parameters, {told["tokens"]:,}
 tokens of the default corpus, {told["steps"]:,} steps. It lies in the cache beside `nano`, and
@@ -117,6 +118,9 @@ of Moby-Dick, HANS of our own words: neither can be compared with published numb
 
 {verdicts(found["evaluation"])}
 """
+    parts = text.split("\n\n")
+    wrapped = [part if part[0] in "#|" else textwrap.fill(part, 100) for part in parts]
+    return "\n\n".join(wrapped) + "\n"
 
 
 def verdicts(rows):
@@ -129,7 +133,7 @@ def verdicts(rows):
     told = f"these rows: {', '.join(above)}" if above else "no row"
     return (
         "Above both the commonest answer and chance, by more than two standard errors, there is "
-        f"{told}. Of {len(rows)} rows, one in forty would be there by luck."
+        f"{told}; of rows that know nothing, one in forty would be there by luck."
     )
 
 
