@@ -1,6 +1,7 @@
 """The model in use: `minimtnlg generate`, and `evaluate`, beside the published numbers."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -63,7 +64,7 @@ def generate(
             texts, tokens, seconds = _written(folder, layout, job)
         else:
             args = (_written, layout.world, folder, layout, job)
-            texts, tokens, seconds = on_ranks(*args, timeout=3600)[0]
+            texts, tokens, seconds = on_ranks(*args, timeout=math.inf)[0]
     print("\n\n".join(texts))
     print(f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s", file=sys.stderr)
 
@@ -106,18 +107,15 @@ def evaluate(
 
 def _written(run, layout, job):
     """(texts, how many new tokens they have, seconds), the same on every rank."""
-    from minimtnlg.evaluate.generate import beam
+    from minimtnlg.evaluate.generate import beam, until
     from minimtnlg.evaluate.generate import generate as continued
     from minimtnlg.evaluate.models import opened
     from minimtnlg.parallel.mesh import Mesh
 
     model, words = opened(run, Mesh(layout))
-    ids, ends = words.encode(job["prompt"]) or [words.eod], job["stop"]
+    ids = words.encode(job["prompt"]) or [words.eod]
+    stop, cut = until(words, job["stop"])
     common = dict(eod=words.eod, vocab=words.size)
-
-    def stop(new):  # a look at the text: in tokens it can be written in more than one way
-        return any(end in words.decode(new) for end in ends)
-
     began = time.perf_counter()
     if job["beams"] is None:
         prompts = [ids] * job["samples"]
@@ -127,11 +125,7 @@ def _written(run, layout, job):
         found = beam(model, ids, job["count"], job["beams"], **common)
         found = [(new, f"{total:8.3f}  ") for new, total in found]
     seconds = time.perf_counter() - began
-    texts = []
-    for new, before in found:
-        text = words.decode(new)
-        text = text[: min((text.index(end) for end in ends if end in text), default=len(text))]
-        texts.append(before + job["prompt"] + text)
+    texts = [before + job["prompt"] + cut(words.decode(new)) for new, before in found]
     return texts, sum(len(new) for new, _ in found), seconds
 
 

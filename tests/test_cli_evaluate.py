@@ -103,6 +103,7 @@ def test_local_ranks_write_the_same(call, run, written, layout):
         (["--prompt", "x", "--beams", "0"], "a beam of width 0"),
         (["--prompt", "x", "--beams", "2", "--temperature", "1"], "leave out the others"),
         (["--prompt", "x", "--count", "-3"], "-3 tokens to generate"),
+        (["--prompt", "x", "--stop", ""], "can't end at the empty text"),
         (["--prompt", "x", "parallel.tp=3"], "parallel.tp=3 does not divide model.heads=4"),
         (["--prompt", "x", "parallel.zero=1"], "parallel.zero: a model in use is cut by"),
         (["--prompt", "x" * 99, "parallel.tp=2"], "tokens: the model sees 24"),

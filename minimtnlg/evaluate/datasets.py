@@ -5,14 +5,15 @@
                   cloze set of Moby-Dick
     a file        one task; examples for shots are in NAME.train.SUFFIX beside it, if anywhere
     a folder      a file or folder for each task, TASK.SUFFIX or TASK; examples in TASK.train.SUFFIX
+                  or TASK.train
     "hub"         the data set's copy on Hugging Face's hub, by the library datasets
 
 A file has a JSON object a line, or one JSON array, or a table with tabs and a heading, as HANS has,
-or a text a line, as LAMBADA. Answers may lie beside it in NAME-labels.lst, as PIQA's do. All of it
-may be compressed, .gz or .zst.
+or a text a line, as LAMBADA. Answers may lie beside it in NAME-labels.lst, as PIQA's do, those of
+NAME.train.SUFFIX in NAME.train-labels.lst. All but answers may be compressed, .gz or .zst.
 """
 
-import csv
+import codecs
 import json
 import re
 import zlib
@@ -92,17 +93,28 @@ def _files(name, where):
     if not where.exists():
         raise InputError(f"--data {where}: there is no such file or folder, and it is not {HUB!r}")
     if where.is_file():
-        training = where.with_name(re.sub(r"^([^.]*)", r"\1.train", where.name))
+        stem = _stem(where)
+        training = where.with_name(f"{stem}.train{where.name.removeprefix(stem)}")
         return records_in(where), records_in(training) if training.is_file() else None
-    found = {}
-    for path in sorted(where.iterdir()):
-        for kind in (name, f"{name}.train"):
-            if path.name == kind or re.sub(r"(\.\w+)(\.gz|\.zst)?$", "", path.name) == kind:
-                found[kind] = path
-    if name not in found:
+    found, training = (_of(where, kind) for kind in (name, f"{name}.train"))
+    if found is None:
         raise InputError(f"--data {where}: nothing there is called {name}, or {name}.jsonl")
-    training = found.get(f"{name}.train")
-    return records_in(found[name]), training and records_in(training)
+    return records_in(found), training and records_in(training)
+
+
+def _of(folder, kind):
+    """The file or folder that is called so, else the one with a suffix, else None."""
+    exact = folder / kind
+    paths = [exact] if exact.exists() else sorted(p for p in folder.iterdir() if _stem(p) == kind)
+    if len(paths) > 1:
+        names = " and ".join(path.name for path in paths)
+        raise InputError(f"--data {folder}: {names} are all called {kind}: leave one of them there")
+    return paths[0] if paths else None
+
+
+def _stem(path):
+    """The name without its suffix and .gz or .zst; .train isn't one: it names a split."""
+    return re.sub(r"(\.(?!train\b)\w+)?(\.gz|\.zst)?$", "", path.name)
 
 
 def records_in(path):
@@ -111,46 +123,46 @@ def records_in(path):
         for file in sorted(path.iterdir(), key=lambda p: (len(p.name), p.name)):
             yield from records_in(file)
         return
-    labels = path.with_name(f"{path.name.partition('.')[0]}-labels.lst")
-    labels = labels.read_text().split() if labels.is_file() else None
-    for i, (where, record) in enumerate(_parsed(path)):
-        if labels is not None:
-            if i >= len(labels):
-                raise InputError(f"{where} has no answer: the labels beside it are {len(labels)}")
-            record = {"label": labels[i]} | record
-        yield where, record
+    answers = path.with_name(f"{_stem(path)}-labels.lst")
+    if not answers.is_file():
+        yield from _parsed(path)
+        return
+    records, labels = list(_parsed(path)), "\n".join(_lines(answers)).split()
+    if len(labels) != len(records):
+        told = f"{len(labels)} answers for the {len(records)} records of {path.name}"
+        raise InputError(f"{answers} has {told}")
+    for (where, record), label in zip(records, labels, strict=True):
+        yield where, {"label": label} | record
 
 
 def _parsed(path):
     lines = _lines(path)
-    first = next((line for line in lines if line.strip()), "").lstrip("\ufeff")
+    filled = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    first = filled[0][1] if filled else ""
     if first.lstrip().startswith("["):
         try:
-            records = json.loads("\n".join(lines).lstrip("\ufeff"))
+            records = json.loads("\n".join(lines))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} isn't JSON: {error}") from None
         for i, record in enumerate(records):
             yield f"{path} entry {i}", _object(record, f"{path} entry {i}")
-    elif "\t" in first and not first.lstrip().startswith("{"):
-        rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        heads = next(rows)
-        for number, row in enumerate(rows, 2):
-            if not row:
-                continue
+    elif first.lstrip().startswith("{"):
+        for where, line in filled:
+            yield where, _object(_json(line, where), where)
+    elif "\t" in first:
+        heads = first.split("\t")
+        for where, line in filled[1:]:
+            row = line.split("\t")
             if len(row) != len(heads):
-                raise InputError(f"{path} line {number} has {len(row)} columns of {len(heads)}")
-            yield f"{path} line {number}", dict(zip(heads, row, strict=True))
+                raise InputError(f"{where} has {len(row)} columns of {len(heads)}")
+            yield where, dict(zip(heads, row, strict=True))
     else:
-        text = not first.lstrip().startswith("{")
-        for number, line in enumerate(lines, 1):
-            where = f"{path} line {number}"
-            if line.strip():
-                yield where, {"text": line} if text else _object(_json(line, where), where)
+        yield from ((where, {"text": line}) for where, line in filled)
 
 
 def _json(line, where):
     try:
-        return json.loads(line.lstrip("\ufeff"))
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} isn't JSON: {error}") from None
 
@@ -162,10 +174,10 @@ def _object(record, where):
 
 
 def _lines(path):
-    """The lines of a file, decoded and without their ends."""
+    """The lines of a file, decoded, without their ends and without a byte order mark."""
     try:
         with opened(path) as file:
-            content = file.read()
+            content = file.read().removeprefix(codecs.BOM_UTF8)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise InputError(f"can't read {path}: {error}") from None
     lines = []

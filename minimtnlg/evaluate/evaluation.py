@@ -1,7 +1,8 @@
 """Tasks on the model in a folder, by one process or by the ranks of a layout.
 
     RUN/evaluation/CHECKSUM.jsonl    what was scored so far, see measure.Memory; the checksum is
-                                     that of the weights and their tokenizer
+                                     that of the weights and their tokenizer. For a model of the
+                                     hub it is in the cache of data/sources.py
 """
 
 import contextlib
@@ -12,15 +13,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minimtnlg.data.sources import cache_dir
 from minimtnlg.errors import InputError
 from minimtnlg.evaluate import datasets
 from minimtnlg.evaluate.measure import Asked, Memory, published
-from minimtnlg.evaluate.models import as_run, folder_of, layout_of, opened
+from minimtnlg.evaluate.models import as_run, layout_of, opened
 from minimtnlg.evaluate.shots import examples_for
 from minimtnlg.evaluate.tasks import named
 from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.ranks import run as on_ranks
-from minimtnlg.train import start
+from minimtnlg.train import hub, start
 from minimtnlg.train.checkpoint import latest
 
 AXES = ("tp", "pp", "dp")
@@ -38,15 +40,17 @@ def evaluate(path, tasks, shots, *, overrides=(), seed=1, limit=None, data=None,
 
     InputError, before anything is scored, for unknown tasks, bad data and impossible layouts.
     """
-    path, (rank, launched) = folder_of(path), start.launched()
+    rank, launched = start.launched()
     progress = progress and rank == 0
-    jobs = _jobs(tasks, shots, seed, limit, data)
     with contextlib.ExitStack() as held:
         if launched:
             held.enter_context(start.joined())
-        run = held.enter_context(as_run(path))
-        layout = layout_of(run, overrides, AXES)
-        memory = path / "evaluation" / f"{checksum(run)}.jsonl"
+        with start.together():  # what one rank misses ends all
+            jobs = _jobs(tasks, shots, seed, limit, data)
+            run = held.enter_context(as_run(path))
+            layout = layout_of(run, overrides, AXES)
+            home = cache_dir() if str(path).startswith(hub.PREFIX) else Path(path)
+            memory = home / "evaluation" / f"{checksum(run)}.jsonl"
         args = (run, layout, jobs, memory, progress)
         if launched or layout.world == 1:
             results = _rank(*args)
@@ -58,7 +62,7 @@ def evaluate(path, tasks, shots, *, overrides=(), seed=1, limit=None, data=None,
 def _jobs(tasks, shots, seed, limit, data):
     """The calls of Asked.measure: [(task, items, pool, shots, seed)]."""
     jobs = []
-    if data is not None and Path(data).is_file() and len(tasks) > 1:
+    if data is not None and Path(data).expanduser().is_file() and len(tasks) > 1:
         raise InputError(f"--data {data} is one file for {len(tasks)} tasks: give a folder of them")
     for name in tasks:
         numbers, loaded = [named(name).few if k == "few" else k for k in shots], {}
@@ -85,8 +89,11 @@ def _rank(run, layout, jobs, memory, progress):
     mesh = Mesh(layout)
     first = layout.rank(*mesh.place) == 0
     with start.together():
+        model, tokenizer = opened(run, mesh)
+        if checksum(run) != memory.stem:  # a training that goes on has saved since
+            raise InputError(f"{run} has other weights than a moment ago: ask again")
         memory = Memory(memory if first else None)
-        asked = Asked(*opened(run, mesh), memory)
+        asked = Asked(model, tokenizer, memory)
     memory.known = start.gathered(memory.known)[0]  # the others' files may not be this machine's
     results = []
     for name, items, pool, shots, seed in jobs:

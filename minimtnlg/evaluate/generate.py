@@ -104,6 +104,25 @@ def beam(model, prompt, count, width, *, eod=None, vocab=None, cache=True):
     return [(text[len(prompt) :], total) for text, total in every if total > float("-inf")]
 
 
+def until(tokenizer, ends):
+    """(stop, cut): what ends a text at the first of the texts `ends`, and what takes it off.
+
+    stop is for `generate`. Both look at the text: in tokens it can be written in many ways.
+    InputError for an empty one, at which every text would end.
+    """
+    if not all(ends):
+        raise InputError("a text can't end at the empty text: leave it out")
+
+    def cut(text):
+        return text[: min((text.index(end) for end in ends if end in text), default=len(text))]
+
+    def stop(ids):
+        text = tokenizer.decode(ids)
+        return any(end in text for end in ends)
+
+    return stop, cut
+
+
 def _draws(model, seed, prompt):
     """The numbers in [0, 1) that decide over prompt number `prompt`, one for each position."""
     g = generator("sample", seed, prompt)

@@ -161,7 +161,7 @@ class Answers(NamedTuple):
 
     @property
     def odds(self):
-        """log P(True) - log P(False); above zero the answer is True."""
+        """log P(True) - log P(False); from zero on the answer is True."""
         return self.true - self.false
 
     @property
@@ -170,14 +170,14 @@ class Answers(NamedTuple):
         return float(np.mean(np.exp(self.true) + np.exp(self.false)))
 
     def correct(self, threshold=0.0):
-        """Which answers are right (bool), if True is said where the odds exceed `threshold`."""
-        return (self.odds > threshold) == np.array([x.label for x in self.examples])
+        """Which answers are right (bool), if True is said where the odds reach `threshold`."""
+        return (self.odds >= threshold) == np.array([x.label for x in self.examples])
 
     def accuracy(self, threshold=0.0):
         """(share of right answers, its standard error)."""
         right = self.correct(threshold)
         share = float(right.mean())
-        return share, (share * (1 - share) / len(right)) ** 0.5
+        return share, (share * (1 - share) / max(len(right) - 1, 1)) ** 0.5
 
     def shifted(self):
         """`accuracy` with the threshold at the mean of the odds [S3, sec. 6].

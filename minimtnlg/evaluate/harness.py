@@ -10,11 +10,19 @@ The harness writes prompts, counts and averages; this answers its three question
 needs the extra [eval].
 """
 
+import sys
+
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 
+from minimtnlg.errors import InputError
 from minimtnlg.evaluate.generate import generate
+from minimtnlg.evaluate.generate import until as ends_at
 from minimtnlg.evaluate.models import as_run, opened
 from minimtnlg.evaluate.scoring import encoded, scores
 
@@ -35,13 +43,15 @@ class Adapter(LM):
 
         additional_config: the harness's own options of batch size and device, not used here.
         """
+        if "run" not in arg_dict:
+            raise InputError("which model? --model_args run=RUN")
         with as_run(arg_dict["run"]) as run:
             return cls(*opened(run))
 
     @classmethod
     def create_from_arg_string(cls, arg_string, additional_config=None):
         """The same from a text, "run=RUN"."""
-        return cls.create_from_arg_obj(dict(part.split("=", 1) for part in arg_string.split(",")))
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string))
 
     def loglikelihood(self, requests):
         """[(log P(continuation | context), whether it is greedy)] of texts."""
@@ -79,8 +89,9 @@ class Adapter(LM):
         top_k=None, top_p=None, **_,
     ):  # fmt: skip
         """The harness's own names of settings; those that no model here has are passed over."""
-        until = [until] if isinstance(until, str) else list(until)
         words, seq = self.tokenizer, self.model.config.seq
+        until = [until] if isinstance(until, str) else until
+        stop, cut = ends_at(words, [end for end in until if end])
         room = max(1, seq // 2, seq - max_gen_toks)  # of a long prompt the end is read
         ids = generate(
             self.model,
@@ -91,9 +102,9 @@ class Adapter(LM):
             top_p=top_p,
             eod=words.eod,
             vocab=words.size,
-            stop=lambda new: any(end in words.decode(new) for end in until),
+            stop=stop,
         )
-        return [_before(words.decode(new), until) for new in ids]
+        return [cut(words.decode(new)) for new in ids]
 
     def _scores(self, pairs):
         words = self.tokenizer
@@ -106,12 +117,10 @@ class Adapter(LM):
         return results
 
 
-def _before(text, ends):
-    """`text` up to the first of `ends` in it."""
-    return text[: min((text.index(end) for end in ends if end in text), default=len(text))]
-
-
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except InputError as error:
+        sys.exit(f"minimtnlg: {error}")

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import math
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -108,24 +109,40 @@ class Asked:
 class Memory:
     """Scores by the checksum of their texts: `known`, {checksum: [Score]}, and a file of them.
 
-    path: the file, begun where it is missing; None: nothing outlives the process. A line that is
-    not whole, since a kill cut it, is left out.
+    path: the file, begun where it is missing; None: nothing outlives the process, and so it is
+    where the disk refuses, which one line on stderr says. A line that is not whole, since a kill
+    cut it, is left out.
     """
 
     def __init__(self, path=None):
         self.known, self.path = {}, path
-        for line in path.read_text().splitlines() if path and path.is_file() else ():
-            with contextlib.suppress(ValueError):
-                key, *rows = json.loads(line)
-                self.known[key] = [Score(*row) for row in rows]
+        with self._unless_refused():
+            for line in path.read_text().splitlines() if path and path.is_file() else ():
+                with contextlib.suppress(ValueError, TypeError):
+                    key, *rows = json.loads(line)
+                    self.known[key] = [Score(*row) for row in rows]
+        self._write("")  # what can't be written is known before anything is scored
 
     def add(self, answers):
         """Remember {checksum: [Score]}."""
         self.known |= answers
-        if self.path and answers:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as file:  # the newline first: the last line may be a cut one
-                file.write("".join("\n" + json.dumps([key, *row]) for key, row in answers.items()))
+        # The newline first: the last line may be a cut one.
+        self._write("".join("\n" + json.dumps([key, *row]) for key, row in answers.items()))
+
+    def _write(self, text):
+        if self.path:
+            with self._unless_refused():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a") as file:
+                    file.write(text)
+
+    @contextlib.contextmanager
+    def _unless_refused(self):
+        try:
+            yield
+        except OSError as error:
+            self.path = None
+            print(f"scores are not kept for another time: {error}", file=sys.stderr, flush=True)
 
 
 def _digest(pairs):

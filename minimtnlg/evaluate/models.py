@@ -15,15 +15,13 @@ from minimtnlg.train.export import kind_of
 from minimtnlg.train.huggingface import from_huggingface
 
 
-def folder_of(name):
-    """The folder that a name means: itself, or that of "hf:gpt2", fetched from the hub."""
-    return hub.fetched(str(name)) if str(name).startswith(hub.PREFIX) else Path(name)
-
-
 @contextlib.contextmanager
 def as_run(name):
-    """Give the run that a folder is, or, for the block, one made of a Hugging Face folder."""
-    path = folder_of(name)
+    """Give the run that a folder is, or, for the block, one made of a Hugging Face folder.
+
+    name: the folder, or "hf:gpt2", which is fetched from the hub.
+    """
+    path = hub.fetched(str(name)) if str(name).startswith(hub.PREFIX) else Path(name)
     kind = kind_of(path)
     if kind == "megatron":
         raise InputError(
@@ -33,6 +31,10 @@ def as_run(name):
     if kind == "run":
         yield path
         return
+    if not any((path / words).is_file() for words in ("tokenizer.json", "vocab.json")):
+        raise InputError(
+            f"{path} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt"
+        )
     with tempfile.TemporaryDirectory() as folder:
         own = (path / "config.yaml").is_file()
         # Of a configuration only the model's section matters here, and that is in the folder.

@@ -19,6 +19,7 @@ def distribution(logits, temperature=1.0, top_k=None, top_p=None):
     What is kept is scaled to a sum of 1 again.
     """
     logits = logits.to(fp32(logits.dtype))
+    temperature = max(temperature, torch.finfo(logits.dtype).tiny)  # else 0 / 0 for the largest
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # nothing above 0, no overflow
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[..., -1:]

@@ -10,6 +10,7 @@
   pairs. Every rank of the model's mesh calls `scores` with the same pairs and gets all results.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,9 @@ def scores(model, pairs, *, eod=None, vocab=None, batch=4096, progress=None):
         if progress:
             progress(sum(len(served[row]) for chosen in group for row in chosen))
     logprob, unlikely = _everyones(mesh, judged, len(pairs)).tolist()
+    for i, value in enumerate(logprob):
+        if math.isnan(value):
+            raise InputError(f"pair {i} has no log-probability: the model computes no number (NaN)")
     return [
         Score(logprob[i], len(pairs[i][1]), unlikely[i] == 0, cut[i]) for i in range(len(pairs))
     ]
@@ -83,12 +87,12 @@ def scores(model, pairs, *, eod=None, vocab=None, batch=4096, progress=None):
 def encoded(tokenizer, texts):
     """[(ids of the context, ids of the continuation)] of (context, continuation) texts.
 
-    Each is encoded by itself; spaces at a context's end go to the continuation, since a token has
-    its space in front.
+    Each is encoded by itself; white space at a context's end goes to the continuation, since a
+    token has its space in front.
     """
     moved = []
     for context, continuation in texts:
-        bare = context.rstrip(" ")
+        bare = context.rstrip()
         moved.append((bare, context[len(bare) :] + continuation))
     distinct = list({text: None for pair in moved for text in pair})
     ids = dict(zip(distinct, tokenizer.encode_batch(distinct), strict=True))

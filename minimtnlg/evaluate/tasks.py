@@ -133,10 +133,16 @@ def hans(record):
 
 
 def wic(record):
-    """{word, sentence1, sentence2, label: true or false}."""
+    """{sentence1, sentence2, start1, end1, label: true or false}.
+
+    The word is asked for as it stands in the first sentence, not in its basic form [S19].
+    """
+    first, start, end = record["sentence1"], int(record["start1"]), int(record["end1"])
+    if not 0 <= start < end <= len(first):
+        raise ValueError(f"sentence1 has no word from start1, {start}, to end1, {end}")
     context = (
-        f"Sentence 1: {record['sentence1']}\nSentence 2: {record['sentence2']}\n"
-        f"Question: Is the word '{record['word']}' used in the same way in the two sentences "
+        f"Sentence 1: {first}\nSentence 2: {record['sentence2']}\n"
+        f"Question: Is the word '{first[start:end]}' used in the same way in the two sentences "
         "above?\nAnswer:"
     )
     return [asked(context, ["no", "yes"], _one_of(record["label"], ["false", "0"], ["true", "1"]))]

@@ -29,7 +29,7 @@ def records(path):
 
 
 def test_a_json_object_a_line(tmp_path):
-    (tmp_path / "a.jsonl").write_text("\ufeff" + lines(ROWS[:2]) + "\n" + lines(ROWS[2:]))
+    (tmp_path / "a.jsonl").write_text(lines(ROWS[:2]) + "\n" + lines(ROWS[2:]))
     assert records(tmp_path / "a.jsonl") == ROWS
     assert [where for where, _ in records_in(tmp_path / "a.jsonl")][1:3] == [
         f"{tmp_path}/a.jsonl line 2", f"{tmp_path}/a.jsonl line 4"
@@ -44,12 +44,35 @@ def test_other_forms_of_the_same(tmp_path):
         assert records(tmp_path / name) == ROWS
 
 
+@pytest.mark.parametrize(
+    "content, first",
+    [
+        (lines(ROWS), ROWS[0]),
+        (json.dumps(ROWS), ROWS[0]),
+        ("label\tword\na\tb\n", {"label": "a", "word": "b"}),
+        ("It was a dog\n", {"text": "It was a dog"}),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_a_record(tmp_path, content, first):
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8-sig")
+    assert records(tmp_path / "a.txt")[0] == first
+
+
 def test_a_table_with_a_heading(tmp_path):
     (tmp_path / "heuristics_evaluation_set.txt").write_text(HANS)
     found = records(tmp_path / "heuristics_evaluation_set.txt")
     assert found[0] == {"gold_label": "entailment", "sentence1": 'A "b" c.', "sentence2": "A c."}
     items, _ = load("hans", tmp_path / "heuristics_evaluation_set.txt")
     assert [item.gold for item in items] == [0, 1]
+
+
+def test_a_table_with_long_fields_and_empty_lines(tmp_path):
+    long = "a b\rc " * 50_000
+    (tmp_path / "a.txt").write_bytes(f"\nlabel\ttext\n\n0\t{long}\r\n\t\n1\t\n".encode())
+    assert list(records_in(tmp_path / "a.txt")) == [
+        (f"{tmp_path}/a.txt line 4", {"label": "0", "text": long}),
+        (f"{tmp_path}/a.txt line 6", {"label": "1", "text": ""}),
+    ]
 
 
 def test_a_text_a_line(tmp_path):
@@ -63,9 +86,36 @@ def test_answers_in_a_file_of_their_own(tmp_path):
     (tmp_path / "valid.jsonl").write_text(lines(rows))
     (tmp_path / "valid-labels.lst").write_text("0\n1\n1\n")
     assert [item.gold for item in load("piqa", tmp_path / "valid.jsonl")[0]] == [0, 1, 1]
-    (tmp_path / "valid-labels.lst").write_text("0\n1\n")
-    with pytest.raises(InputError, match="valid.jsonl line 3 has no answer: the labels beside it"):
+
+
+@pytest.mark.parametrize(
+    "labels, says",
+    [
+        (b"0\n1\n", "valid-labels.lst has 2 answers for the 3 records of valid.jsonl"),
+        (b"0\n1\n1\n0\n", "valid-labels.lst has 4 answers for the 3 records of valid.jsonl"),
+        (b"0\n\xff\n1\n", "valid-labels.lst line 2 isn't UTF-8 text"),
+        (b"\xef\xbb\xbf0\n2\n1\n", "valid.jsonl line 2 is no record of piqa: the answer is '2'"),
+    ],
+)
+def test_malformed_answers(tmp_path, labels, says):
+    (tmp_path / "valid.jsonl").write_text(lines([{"goal": "a", "sol1": "b", "sol2": "c"}] * 3))
+    (tmp_path / "valid-labels.lst").write_bytes(labels)
+    with pytest.raises(InputError) as error:
         load("piqa", tmp_path / "valid.jsonl")
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["piqa.jsonl", ""])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_each_split_has_answers_of_its_own(tmp_path, name, suffix):
+    for split, answers in (("piqa", "01"), ("piqa.train", "110")):
+        text = lines([{"goal": split, "sol1": "b", "sol2": "c"}] * len(answers)).encode()
+        content = gzip.compress(text) if suffix.endswith("gz") else text
+        (tmp_path / f"{split}{suffix}").write_bytes(content)
+        (tmp_path / f"{split}-labels.lst").write_text("\n".join(answers))
+    items, pool = load("piqa", tmp_path / (name and f"piqa{suffix}"), shots=1)
+    assert [item.gold for item in items] == [0, 1]
+    assert [item.gold for item in pool] == [1, 1, 0]
 
 
 def test_a_folder_of_articles_in_their_order(tmp_path):
@@ -78,6 +128,36 @@ def test_a_folder_of_articles_in_their_order(tmp_path):
     assert [item.before[0].split("\n")[0] for item in items] == [
         "Article: 1", "Article: 2", "Article: 10"
     ]  # fmt: skip
+
+
+def test_a_folder_of_examples_beside_it(tmp_path):
+    for split in ("race-h", "race-h.train"):
+        (tmp_path / split).mkdir()
+        article = {"article": split, "question": "a", "options": ["b", "c"], "answer": "A"}
+        (tmp_path / split / "1.txt").write_text(json.dumps(article))
+    for shots, drawn in ((0, "race-h"), (1, "race-h.train")):
+        (item,), (example,) = load("race-h", tmp_path, shots)
+        assert item.before[0].startswith("Article: race-h\n")
+        assert example.before[0].startswith(f"Article: {drawn}\n")
+    (tmp_path / "race-h").rename(tmp_path / "other")
+    with pytest.raises(InputError, match="nothing there is called race-h, or race-h.jsonl"):
+        load("race-h", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["boolq", "boolq.train"])
+def test_two_of_one_name(tmp_path, kind):
+    (tmp_path / "boolq.jsonl").write_text(lines(ROWS))
+    (tmp_path / f"{kind}.json").write_text(json.dumps(ROWS))
+    (tmp_path / f"{kind}.jsonl").write_text(lines(ROWS))
+    with pytest.raises(InputError) as error:
+        load("boolq", tmp_path)
+    assert str(error.value) == (
+        f"--data {tmp_path}: {kind}.json and {kind}.jsonl are all called {kind}: leave one of them "
+        "there"
+    )
+    (tmp_path / kind).write_text(lines(ROWS[:1]))
+    items, pool = load("boolq", tmp_path, shots=1)
+    assert len(items if kind == "boolq" else pool) == 1  # the exact name wins
 
 
 @pytest.mark.parametrize("name", ["boolq.jsonl", ""])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import time
 import pytest
 
 from minimtnlg import cli
+from minimtnlg.errors import InputError
+from minimtnlg.evaluate import evaluation
 from minimtnlg.evaluate.evaluation import checksum, evaluate
 from minimtnlg.evaluate.measure import Memory
 from minimtnlg.train.huggingface import to_huggingface
@@ -122,6 +125,49 @@ def test_other_weights_or_words_are_not_mixed(random_run, own):
     text = (own / "tokenizer.json").read_text()
     (own / "tokenizer.json").write_text(text + " ")
     assert checksum(own) != first
+
+
+def test_a_folder_that_can_not_be_written_is_evaluated_all_the_same(own, data, capsys):
+    right = evaluate(own, ["boolq"], [0], data=data, limit=5, progress=False)
+    shutil.rmtree(own / "evaluation")
+    (own / "evaluation").write_text("a file where the folder should be")
+    assert evaluate(own, ["boolq"], [0], data=data, limit=5, progress=False) == right
+    assert capsys.readouterr().err.startswith("scores are not kept for another time: ")
+
+
+def test_weights_that_change_while_they_are_loaded(own, data, monkeypatch):
+    def late(run, mesh):
+        path = run / "tokenizer.json"
+        path.write_text(path.read_text() + " ")  # as a training that saves meanwhile
+        return opened(run, mesh)
+
+    opened = evaluation.opened
+    monkeypatch.setattr(evaluation, "opened", late)
+    with pytest.raises(InputError, match="has other weights than a moment ago"):
+        evaluate(own, ["boolq"], [0], data=data, limit=5, progress=False)
+    assert not (own / "evaluation").exists()
+
+
+def test_what_one_rank_of_a_launcher_misses_ends_all(own, data):
+    """The second node has no such data: both end at once, with the same line."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # two nodes
+    command = [sys.executable, "-m", "minimtnlg", "evaluate", str(own), "parallel.dp=2"]
+    started = [
+        subprocess.Popen(
+            [*command, "--tasks", "boolq", "--data", str(place)], text=True,
+            env=os.environ | common | {"RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank, place in enumerate((data, own / "nowhere"))
+    ]  # fmt: skip
+    for process in started:
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 2 and not out
+        assert "rank 1: --data" in err and "there is no such file or folder" in err
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from minimtnlg.evaluate.hans import (
     examples,
     pairs,
 )
-from minimtnlg.evaluate.measure import PUBLISHED
-from minimtnlg.evaluate.scoring import of_texts
+from minimtnlg.evaluate.measure import PUBLISHED, accuracy
+from minimtnlg.evaluate.scoring import Score, of_texts
 from minimtnlg.evaluate.tasks import items_of
 from minimtnlg.train.checkpoint import load_run
 
@@ -191,7 +191,18 @@ def test_an_oracle_is_always_right():
 def test_who_always_says_true_is_right_in_half_and_no_shift_helps():
     answers = ask(planted(lambda shots, x: 2), ITEMS)
     assert answers.accuracy()[0] == 0.5 == answers.shifted()[0]
-    assert math.isclose(answers.accuracy()[1], 0.5 / len(ITEMS) ** 0.5)
+    assert math.isclose(answers.accuracy()[1], 0.5 / (len(ITEMS) - 1) ** 0.5)
+
+
+def test_undecided_it_says_the_first_of_its_words_as_an_evaluation_does():
+    """What `minimtnlg evaluate --tasks hans` makes of the same scores, error included."""
+    some = [*[x for x in ITEMS if x.label][:3], *[x for x in ITEMS if not x.label][:1]]
+    answers = ask(planted(lambda shots, x: 0), some)
+    items = items_of("hans", [("", x.record) for x in some])
+    rows = zip(answers.true, answers.false, strict=True)
+    found = [([Score(t, 1, False), Score(f, 1, False)], None) for t, f in rows]
+    told = accuracy("hans", items, found)
+    assert answers.accuracy() == (told["accuracy"], told["standard_error"]) == (0.75, 0.25)
 
 
 def test_each_heuristic_is_right_where_the_theory_says():

@@ -146,9 +146,10 @@ def scored(model, texts):
     return scores(model, encoded(words, texts), eod=words.eod, vocab=words.size)
 
 
-def test_its_own_backend_gives_our_scores(model, theirs, asked):
+@pytest.mark.parametrize("shots", [0, 2])
+def test_its_own_backend_gives_our_scores(model, theirs, asked, shots):
     """transformers reads the weights, the harness encodes, batches and adds up."""
-    ours, other = asked(Adapter(*model), 0), asked(theirs, 0)
+    ours, other = asked(Adapter(*model), shots), asked(theirs, shots)
     for name, notes in ours.items():
         for mine, his in zip(notes, other[name], strict=True):
             assert mine["doc_id"] == his["doc_id"] and mine["arguments"] == his["arguments"]
@@ -207,6 +208,19 @@ def test_answers_are_kept_where_the_harness_wants_it(model):
     assert kept == [
         ("loglikelihood", ("one", " rank"), found[0]), ("loglikelihood", ("", "one"), found[1])
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("context", ["one rank:", "one rank: ", "one rank:\n", "one rank:\n\n "])
+def test_a_context_is_divided_where_the_harness_does(model, theirs, context):
+    words = model[1]
+    own = encoded(words, [(context, "the other")])[0]
+    assert own == tuple(theirs._encode_pair(context, "the other"))
+
+
+@pytest.mark.parametrize("args, says", [("run=nowhere", "no folder of"), ("", "which model")])
+def test_no_model(args, says):
+    with pytest.raises(InputError, match=says):
+        Adapter.create_from_arg_string(args)
 
 
 def test_the_harness_finds_it_by_its_name(run):

@@ -229,11 +229,20 @@ class Letters:
         return [[ord(c) for c in text] for text in texts]
 
 
-def test_a_space_goes_with_the_word_behind_it():
-    texts = [("a: ", "b"), ("a:", " b"), ("", " b"), ("a\n", "b")]
+def test_white_space_goes_with_the_word_behind_it():
+    texts = [("a: ", "b"), ("a:", " b"), ("", " b"), ("a\n\n", "b")]
     found = encoded(Letters(), texts)
     decoded = [tuple("".join(map(chr, ids)) for ids in pair) for pair in found]
-    assert decoded == [("a:", " b"), ("a:", " b"), ("", " b"), ("a\n", "b")]
+    assert decoded == [("a:", " b"), ("a:", " b"), ("", " b"), ("a", "\n\nb")]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_has_no_scores(weight):
+    model = model_of()
+    with torch.no_grad():
+        model.norm.weight.fill_(weight)
+    with pytest.raises(InputError, match="pair 0 has no log-probability"):
+        scores(model, [([1, 2], [3])])
 
 
 def test_the_ranking_depends_on_the_norm():

@@ -18,7 +18,8 @@ ARTICLE = {
 PREMISES = {"premise": "The judge saw the banker.", "hypothesis": "The banker saw the judge."}
 HANS = "The judge saw the banker.\nQuestion: The banker saw the judge. True or False?\nAnswer:"
 ANLI = "It rains.\nQuestion: It is dry. True, False, or Neither?\nAnswer:"
-WIC = {"word": "bank", "sentence1": "A river bank.", "sentence2": "A bank lends money."}
+WIC = {"word": "bank", "sentence1": "Two river banks.", "sentence2": "A bank lends money."}
+BANKS = {"start1": 10, "end1": 15, "start2": 2, "end2": 6}
 BOOLQ = {"question": "is ice cold", "title": "Ice", "passage": "Ice is frozen water."}
 PIQA = "Question: Dry a towel.\nAnswer:"
 SOLUTIONS = [(PIQA, " Hang it up."), (PIQA, " Put it into water.")]
@@ -84,10 +85,14 @@ GOLDEN = {
          [(HANS, " True"), (HANS, " False")], 0),
     ],
     "wic": [
-        (WIC | {"label": False, "idx": 3},
-         [("Sentence 1: A river bank.\nSentence 2: A bank lends money.\nQuestion: Is the word "
-           "'bank' used in the same way in the two sentences above?\nAnswer:", f" {x}")
-          for x in ("no", "yes")], 0),
+        (WIC | found,
+         [("Sentence 1: Two river banks.\nSentence 2: A bank lends money.\nQuestion: Is the word "
+           "'banks' used in the same way in the two sentences above?\nAnswer:", f" {x}")
+          for x in ("no", "yes")], gold)
+        for found, gold in [
+            (BANKS | {"label": False, "idx": 3}, 0),
+            ({"start1": "10", "end1": "15", "label": 1}, 1),
+        ]
     ],
 }  # fmt: skip
 for twin, name in {"anli-r1": "anli-r2", "anli-r3": "anli-r2", "cloze": "lambada"}.items():
@@ -159,6 +164,12 @@ def test_with_examples_lambada_is_a_cloze():
         ("lambada", {"text": 3}, "line 1 is no record of lambada"),
         ("lambada", {"text": " "}, "an option is empty"),
         ("wic", {"text": "a line of prose"}, "it has no 'sentence1'"),
+        ("wic", WIC | {"label": True}, "line 1 is no record of wic: it has no 'start1'"),
+        ("wic", WIC | {"start1": 10, "label": True}, "no record of wic: it has no 'end1'"),
+        ("wic", WIC | BANKS | {"end1": 17}, "sentence1 has no word from start1, 10, to end1, 17"),
+        ("wic", WIC | BANKS | {"end1": 10}, "sentence1 has no word from start1, 10, to end1, 10"),
+        ("wic", WIC | BANKS | {"start1": -2}, "sentence1 has no word from start1, -2, to end1"),
+        ("wic", WIC | BANKS | {"start1": "x"}, "line 1 is no record of wic: invalid literal"),
     ],
 )  # fmt: skip
 def test_records_of_no_use(name, record, says):
