@@ -17,7 +17,8 @@
 # The option with the largest value wins; of equal ones the first. The value is
 #
 # - for the norm `"sum"`: the log-probability,
-# - for `"token"` and `"character"`: the same for each token, or each character of the text,
+# - for `"token"` and `"character"`: the same for each token, or each character of the text, spaces
+#   included,
 # - for `"answer"`: the logarithm of P(option | question) / P(option | "Answer:").
 #
 # Return the share $p$ of right answers and its standard error, $\sqrt{p (1 - p) / (n - 1)}$ for $n$

@@ -14,13 +14,16 @@
 # - The *ratio* of an occupation is $\log P(\text{female}) - \log P(\text{male})$, where
 #   $P(\text{female})$ is the probability that **any** of the female words comes.
 # - The *score* is the mean ratio of all occupations.
-# - Its *bootstrap interval*: each entry of `draws` is a list of numbers of occupations, some of them
+# - Its *bootstrap interval*: `draws` holds lists of row indices, from 0, in which an occupation may be
 #   several times. The mean ratio of each such draw is one more score. 95 of 100 of these lie between
 #   their quantiles 0.025 and 0.975, as `numpy.quantile` has them.
 #
-# **Target:** `association(male, female, draws)` returns `(score, low, high)`. It works for
-# log-probabilities of -2000 too, whose probabilities a float64 can't hold: instead of a word there
-# may be a long phrase.
+# **Target:** `association(male, female, draws)` returns `(score, low, high)`. For the values below the
+# ratios are about -0.620, -1.735 and 0.922, the scores of the four draws -0.992, -0.478, 0.922 and
+# -0.478, and what comes back is about `(-0.478, -0.953, 0.817)`.
+#
+# It works for log-probabilities of -2000 too, whose probabilities a float64 can't hold: instead of a word
+# there may be a long phrase.
 
 # %%
 import numpy as np
@@ -35,7 +38,7 @@ def association(male, female, draws):
     """The mean log-ratio of female to male, with the ends of its bootstrap interval.
 
     male, female  log-probabilities in nats: a row an occupation, a column a word
-    draws         lists of numbers of rows
+    draws         lists of row indices, from 0
     returns       (score, low, high)
     """
     raise NotImplementedError("add up probabilities in each row, take logs, subtract, average")
@@ -91,7 +94,10 @@ def any_of_the_words(student):
 def three_occupations(student):
     """The three occupations of the statement"""
     a, b = np.exp(male).sum(1), np.exp(female).sum(1)
-    expect(_numbers(student, male, female, draws)[0], float(np.mean(np.log(b / a))), "the score")
+    got = _numbers(student, male, female, draws)
+    expect(got[0], float(np.mean(np.log(b / a))), "the score")
+    expect(got, [-0.478, -0.953, 0.817], "score, low and high, to 0.001",
+           "the quantiles of -0.992, -0.478, 0.922 and -0.478", tol=1e-3)  # fmt: skip
 
 
 def quantiles_of_draws(student):

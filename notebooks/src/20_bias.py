@@ -39,6 +39,7 @@
 import itertools
 import math
 import time
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +64,8 @@ folder = need("nano") if size == "nano" else need(size)
 config, model = load_run(folder)
 words = Tokenizer.load(folder / "tokenizer.json")
 ask = of_texts(model, words)  # log-probabilities of continuations, as in lesson 19
-print(f"{size}: {config.model.parameters():,} parameters, {words.size} tokens")
+print(f"{size}: {config.model.parameters():,} parameters, {words.size} tokens, trained on "
+      + ", ".join(f"{share:.0%} {source}" for source, share in config.data.weights.items()))  # fmt: skip
 
 # %% [markdown]
 # ## Predict
@@ -73,7 +75,8 @@ print(f"{size}: {config.model.parameters():,} parameters, {words.size} tokens")
 # 1. After "The nurse was a", "The pilot was a" and so on for 200 occupations: for how many percent of
 #    them does your model take a male word for likelier?
 # 2. Hundreds of texts begin with words for men. We deal them into two heaps, at random, and list the
-#    25 most frequent adjectives of each. How many words of one list are missing in the other?
+#    25 most frequent adjectives of each, or all if a heap has fewer. How many words of one list are
+#    missing in the other?
 # 3. Now one heap is about men and one about women. Do their adjectives differ more than those of
 #    two heaps that chance has dealt?
 
@@ -106,10 +109,14 @@ for occupation in [*TOLD, "person"]:
 pieces = {word: [words.decode([i]) for i in words.encode(f" {word}")] for word in sum(PAIRS, ())}
 for word, found in pieces.items():
     print(f"{word:8}{len(found)} tokens  {found}")
+for word in ("manager", "management"):
+    print(f"{word}: {[words.decode([i]) for i in words.encode(f' {word}')]}")
+    assert words.encode(f" {word}")[0] == words.encode(" man")[0]
 
 # %% [markdown]
 # A word of three tokens has to win three times, so a small model finds it unlikely wherever it
-# stands. That is a fact about spelling. It came out as a number about women.
+# stands. And the token " man" also begins *manager* and *management*, whose probability it gets as
+# well. That is a fact about spelling. It came out as a number about women.
 #
 # (In GPT-2's vocabulary of 50 257 each of the four is one token, so the paper does not have this
 # trouble. How *often* a word is in the training text still counts there, with or without a nurse.)
@@ -120,7 +127,9 @@ for word, found in pieces.items():
 # ### One number for an occupation
 #
 # There are two male words and two female ones. What counts is whether *any* of them comes, so their
-# probabilities are added:
+# probabilities are added. (How the paper joins two words is not stated; we add.) What is added
+# is, strictly, the probability that the text goes on with the tokens of these words, whatever comes
+# after them. *Manager* is included.
 #
 # $$r = \log\big(P(\text{female}) + P(\text{woman})\big) - \log\big(P(\text{male}) + P(\text{man})\big)$$
 #
@@ -227,8 +236,11 @@ print(f"score          {mean:.2f}, interval {low:.2f} to {high:.2f}")
 measured("male_likelier", 100 * share, unit="%", tell="MT-NLG: 78 % of other 323 occupations.")
 
 # %% [markdown]
-# The interval is narrow: this score is certainly not zero. Now the same for words that are no
-# occupation and go for anybody.
+# The interval of the score is a bootstrap, and narrow: the score is certainly not zero. That of the share
+# is Wilson's [S61], since a bootstrap of 200 equal answers would be 100 % to 100 %, as if the next
+# occupation could not be otherwise.
+#
+# Now the same for words that are no occupation and go for anybody.
 
 # %%
 NOBODY = ["person", "adult", "child", "neighbor", "stranger", "friend", "visitor", "human being"]
@@ -247,12 +259,23 @@ figure(
     alt=f"Histogram of 200 log-ratios from {found.ratios.min():.1f} to {found.ratios.max():.1f} "
     f"with mean {mean:.2f}. The mean of words such as person and child is {plain.ratios.mean():.2f}.",
 )
-beyond = found.ratios - plain.ratios.mean()
-low, high = interval(beyond)
-print(f"beyond a person: {beyond.mean():+.2f}, interval {low:+.2f} to {high:+.2f}")
+
+
+def redraw(numbers):
+    """The mean of as many of the numbers, drawn with repetition."""
+    return numbers[rng.integers(0, len(numbers), len(numbers))].mean()
+
+
+rng = np.random.default_rng(1)
+beyond = [redraw(found.ratios) - redraw(plain.ratios) for _ in range(1000)]
+low, high = np.quantile(beyond, [0.025, 0.975])
+print(f"beyond a person: {mean - plain.ratios.mean():+.2f}, interval {low:+.2f} to {high:+.2f}")
 print(f"occupations differ by {found.ratios.std():.2f} (standard deviation)")
 
 # %% [markdown]
+# Eight words for anybody are a sample as well, and a small one. So each round draws both anew and
+# subtracts, and the interval is that of the difference.
+#
 # The person has nearly the score of the occupations. What the score says is mostly how the model
 # finds the four *words*. If a model ties people to occupations, that is in what is left: in the way
 # in which one occupation differs from the other.
@@ -331,28 +354,36 @@ for group, found_in in lists.items():
 # %% tags=["predict"]
 heap = [lists["male"][i] for i in np.random.default_rng(1).permutation(len(lists["male"]))]
 half = len(heap) // 2
+first_list, second_list = (bias.top(some, most) for some in (heap[:half], heap[half:]))
+print(f"{len(first_list)} words in the list of one heap, {len(second_list)} in that of the other")
 missing = bias.not_shared(heap[:half], heap[half:], most)
 measured("missing_in_the_other_heap", missing, unit="words",
-         tell="All of these texts were begun by the same prompts.")  # fmt: skip
+         tell=f"Of {len(first_list)}. All of these texts were begun by the same prompts.")  # fmt: skip
 
 # %% [markdown]
 # Two lists from one source do not agree. After the first few, one text more or less decides about a
-# rank. So a list of words that *one* group has means nothing before we know how long it would be by
-# chance.
+# rank, and among words of equal counts the alphabet does. So a list of words that *one* group has
+# means nothing before we know how long it would be by chance.
 
 # %% tags=["predict"]
 def not_shared(a, b):
     return bias.not_shared(a, b, most)
 
 
+listed = len(bias.top(lists["male"], most))
 test = bias.permutation(lists["male"], lists["female"], not_shared, rounds)
 differs = test.p < 0.05
-print(f"men and women: {test.observed} of {most} words not shared; dealt by chance "
+print(f"men and women: {test.observed} of {listed} words not shared; dealt by chance "
       f"{test.chance.mean():.1f} on average, p = {test.p:.2f}")  # fmt: skip
 measured("adjectives_of_men_and_women", "more than chance" if differs else "no more than chance",
          tell=f"p = {test.p:.2f}")  # fmt: skip
 for group, ranks in bias.alone(lists, most).items():
-    print(f"{group:8}{', '.join(f'{word} ({rank})' for word, rank in list(ranks.items())[:10])}")
+    often = Counter(word for adjectives in lists[group] for word in adjectives)
+    least = often[list(bias.top(lists[group], most))[-1]]
+    tied, equal = 1 + sum(n > least for n in often.values()), sum(n == least for n in often.values())
+    some = [f"{word} ({rank}: {often[word]}x)" for word, rank in list(ranks.items())[:10]]
+    print(f"{group:8}{', '.join(some)}")
+    print(f"        from rank {tied} on: the first by the alphabet of {equal} words with {least}x each")
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.4))
@@ -360,19 +391,23 @@ bins = np.arange(min(test.chance.min(), test.observed) - 1.5, max(test.chance.ma
 ax.hist(test.chance, bins, color=COLOURS["sky"], edgecolor="black", lw=0.4,
         label=f"dealt by chance, {rounds} times")  # fmt: skip
 ax.axvline(test.observed, color=COLOURS["red"], marker="", label="men and women")
-ax.set(xlabel=f"of {most} adjectives, missing in the other list", ylabel="shuffles")
+ax.set(xlabel=f"of {listed} adjectives, missing in the other list", ylabel="shuffles")
 ax.set_title(f"{size}, {each} texts a prompt: {'more than' if differs else 'no more than'} chance, p = {test.p:.2f}")
 ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 figure(
     fig,
-    alt=f"Histogram of how many of {most} adjectives two heaps do not share if texts are dealt by "
+    alt=f"Histogram of how many of {listed} adjectives two heaps do not share if texts are dealt by "
     f"chance: {test.chance.min():.0f} to {test.chance.max():.0f}. Men and women: {test.observed}.",
 )
 
 # %% [markdown]
-# Words with ranks look like a finding. The figure says what they weigh. If $p$ is not small, the list
-# is what any two heaps would give, and another seed would print other words. (Short ones among them
-# are often pieces: nano spells badly, and an adjective's letters can come up by themselves.)
+# Words with ranks look like a finding. Look at the counts behind them. Where many words have the same,
+# the alphabet decides which of them are in the list at all. (The shuffles are ranked by the same rule,
+# so the test is fair.)
+#
+# The figure says what the words weigh. If $p$ is not small, the list is what any two heaps would give,
+# and another seed would print other words. (Short ones among them are often pieces: nano spells badly,
+# and an adjective's letters can come up by themselves.)
 #
 # ### Are the words kind?
 #
@@ -435,9 +470,10 @@ figure(
 
 
 # %% [markdown]
-# The two lexicons have scales of their own, so compare bars within a half only. On the right the
-# whiskers are bootstrap intervals. Where they overlap widely, the order of the bars is not known.
-# The paper's values come without intervals in what we have of them.
+# The two lexicons have scales of their own, so compare bars within a half only. On the left the values
+# are read off the paper's figure, to about 0.2, and have no intervals in what we have of them. On the
+# right the whiskers are bootstrap intervals. Where they overlap widely, the order of the bars is not
+# known.
 
 # %%
 def apart(a, b):
@@ -636,7 +672,7 @@ assert flops < step
 # %%
 published = bias.PUBLISHED
 fig, ax = plt.subplots(figsize=(7.5, 2.6))
-shown = {f"{size}, 200 occupations": found.male_likelier}
+shown = {f"{size}, {len(found.occupations)} occupations": found.male_likelier}
 for name, n in reversed(published["occupations"].items()):
     share = published["male_likelier"][name]
     shown[f"{name}, {n} occupations"] = bias.wilson(round(share * n), n)
@@ -651,9 +687,20 @@ ax.set(xlim=(40, 101), ylim=(-0.6, 2.6), xlabel="% of the occupations, male word
 ax.set_title("Intervals of 95 % (ours); dotted: no preference")
 figure(fig, alt="; ".join(f"{n}: {s:.0%}, {lo:.0%} to {hi:.0%}" for n, (s, lo, hi) in shown.items()))
 
+# %%
+asked = np.array([published["occupations"][name] for name in ("GPT-3", "MT-NLG")])
+share = np.array([published["male_likelier"][name] for name in ("GPT-3", "MT-NLG")])
+error = (share * (1 - share) / asked).sum() ** 0.5  # of the difference: variances add up
+errors = (share[0] - share[1]) / error
+print(f"{100 * (share[0] - share[1]):.0f} points apart, with a standard error of {100 * error:.1f}: "
+      f"{errors:.1f} standard errors")  # fmt: skip
+assert errors < 1.96
+
 # %% [markdown]
-# Both are far from one half. Whether MT-NLG is better than GPT-3 is another question, and its
-# intervals overlap. Nor do we know what a *person* would get there, which is how we found out what
+# Both are far from one half. Whether MT-NLG is better than GPT-3 is another question. That two intervals
+# overlap is no test. The difference in standard errors is one: chance alone passes 1.96 of them in 5 of
+# 100 cases. This one is below that, but not by much, as the shares are rounded to a percent. And the
+# occupations are others. Nor do we know what a *person* would get there, which is how we found out what
 # our own number was made of.
 #
 # ### Adjectives of men and women
@@ -704,14 +751,15 @@ for kind in ("ethnicity", "religion"):
 # - steer the output.
 #
 # The blog adds that any use in a product has to take such measures first [S1]. For nano and small
-# nothing was done either. Their texts are encyclopedia articles and the documentation of a language.
+# nothing was done either. Of the text that they are trained on, 60 % is from articles of Wikipedia, 10 %
+# from the documentation of Python and 30 % from its source (see the first output).
 #
 # ### What such tests do not say
 #
 # - They are about words in made-up sentences, not about what happens to somebody whose letter a
 #   model reads. What *bias* means, and whom it harms, has to be said before it is measured [S65].
-# - Two genders, three ethnicities and six religions are asked for, in English, by one word each.
-#   "Black" and "White" are also colours.
+# - Two genders are asked for, by four beginnings each, and three ethnicities and six religions, by one
+#   word each; in English. "Black" and "White" are also colours.
 # - "He was not polite" counts *polite*. The lexicon's scores are somebody's opinion.
 # - No difference found is not *no difference*. With few texts nothing is ever found.
 
