@@ -1,4 +1,4 @@
-"""Scoring speed beside transformers and the harness's own backend, on the same weights in one run.
+"""Scoring and writing beside transformers and the harness's own backend: same weights, one run.
 
     python scaling/bench/evaluate.py                        # nano's layers, a vocabulary of its own
     python scaling/bench/evaluate.py micro --vocab gpt2     # GPT-2's 50 257 tokens
@@ -11,6 +11,9 @@ the three know. Runs alternate; the medians are compared.
 
 transformers: pairs sorted by length and padded to the right, batches of as many tokens as ours,
 log_softmax of all logits, as one would write it. lm-eval: its HFLM, batches of 16 pairs.
+
+Then all sides go on with the beginnings of 16 passages, greedily, in one batch; tokens/s are new
+tokens. More cases of that are in generate.py.
 """
 
 import statistics
@@ -22,6 +25,8 @@ from typing import Annotated
 
 import torch
 import typer
+from generate import continued  # beside this file
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -32,6 +37,7 @@ from minimtnlg.data import tokenizer
 from minimtnlg.data.sources import task_records
 from minimtnlg.errors import InputError
 from minimtnlg.evaluate.datasets import load
+from minimtnlg.evaluate.generate import generate
 from minimtnlg.evaluate.scoring import encoded, scores
 from minimtnlg.evaluate.tasks import pairs_of
 from minimtnlg.model import GPT
@@ -39,6 +45,7 @@ from minimtnlg.train.checkpoint import load_run, save_model
 from minimtnlg.train.huggingface import to_huggingface
 
 BATCH = 4096  # tokens, padding included
+NEW, ALIKE = 64, 16  # tokens to write for each passage, passages
 
 
 def exported(settings, vocab, folder):
@@ -87,7 +94,7 @@ def main(
     items: Annotated[int, typer.Option(help="Of each task.")] = 100,
     runs: Annotated[int, typer.Option(help="Alternating runs of each side.")] = 5,
 ):
-    """Time our scoring, that of transformers and that of the harness's backend."""
+    """Time our scoring and writing, those of transformers and of the harness's backend."""
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         model, words, hf = exported([config, *(overrides or ())], vocab, Path(folder))
@@ -113,21 +120,47 @@ def main(
         }
         first, *others = [torch.tensor(side(), dtype=torch.float64) for side in sides.values()]
         worst = max((first - other).abs().max().item() for other in others)
-        times = {side: [] for side in sides}
-        for _ in range(runs):
-            for side, score in sides.items():
-                device.synchronize()
-                start = time.perf_counter()
-                score()
-                device.synchronize()
-                times[side].append(time.perf_counter() - start)
-        tokens = sum(len(context) + len(continuation) for context, continuation in pairs)
-        ours = statistics.median(times["minimtnlg"])
-        for side, values in times.items():
-            seconds = statistics.median(values)
-            faster = f"{seconds / ours:.2f} x"
-            print(f"{name:<7}{side:<14}{seconds:>8.3f}{tokens / seconds:>11,.0f}{faster:>10}")
+        by_turns(name, sides, sum(len(a) + len(b) for a, b in pairs), runs)
         print(f"{name:<7}largest difference of two scores {worst:.1e} nats")
+    sides = writing(model, words, theirs, backend)
+    ours, *others = [side() for side in sides.values()]
+    by_turns("write", sides, NEW * ALIKE, runs)
+    same = [sum(a == b for a, b in zip(ours, other, strict=True)) for other in others]
+    print(f"{'write':<7}the same text as ours: {same[0]} and {same[1]} of {ALIKE}")
+
+
+def writing(model, words, theirs, backend):
+    """{side: function that returns ALIKE continuations as texts}."""
+    texts = [record["passage"][:150] for record in task_records("boolq")][:ALIKE]
+    prompts = [words.encode(text) for text in texts]
+    asked = {"until": [], "max_gen_toks": NEW, "do_sample": False}
+    requests = [Instance("generate_until", {}, (text, asked), i) for i, text in enumerate(texts)]
+
+    def read(found):
+        return [words.decode(ids) for ids in found]
+
+    return {
+        "minimtnlg": lambda: read(generate(model, prompts, NEW, vocab=words.size)),
+        "transformers": lambda: read(continued(theirs, prompts, NEW, 1)),
+        "lm-eval": lambda: backend.generate_until(requests, disable_tqdm=True),
+    }
+
+
+def by_turns(name, sides, tokens, runs):
+    """Print the medians of what runs of the sides, one after the other, took."""
+    times = {side: [] for side in sides}
+    for _ in range(runs):
+        for side, work in sides.items():
+            device.synchronize()
+            start = time.perf_counter()
+            work()
+            device.synchronize()
+            times[side].append(time.perf_counter() - start)
+    ours = statistics.median(times["minimtnlg"])
+    for side, values in times.items():
+        seconds = statistics.median(values)
+        faster = f"{seconds / ours:.2f} x"
+        print(f"{name:<7}{side:<14}{seconds:>8.3f}{tokens / seconds:>11,.0f}{faster:>10}")
 
 
 if __name__ == "__main__":
