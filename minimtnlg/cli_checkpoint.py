@@ -88,8 +88,7 @@ def checkpoint_convert(
 
     if to not in KINDS:
         raise InputError(f"--to {to!r}: one of {', '.join(KINDS)}")
-    if str(path).startswith(hub.PREFIX):
-        path = hub.fetched(str(path))
+    path = hub.folder_of(path)
     kind = kind_of(path)
     if kind == to:
         raise InputError(f"{path} is of the kind {to} already")

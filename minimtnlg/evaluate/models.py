@@ -21,7 +21,7 @@ def as_run(name):
 
     name: the folder, or "hf:gpt2", which is fetched from the hub.
     """
-    path = hub.fetched(str(name)) if str(name).startswith(hub.PREFIX) else Path(name)
+    path = hub.folder_of(name)
     kind = kind_of(path)
     if kind == "megatron":
         raise InputError(

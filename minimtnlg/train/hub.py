@@ -19,6 +19,11 @@ FILES = (  # what a run is made of; the same weights in other formats stay where
 )
 
 
+def folder_of(name):
+    """The folder that a name means: itself, or that of "hf:gpt2", which is fetched."""
+    return fetched(str(name)) if str(name).startswith(PREFIX) else Path(name)
+
+
 def fetched(name):
     """The folder of a model of the hub; name: "hf:gpt2", "hf:distilbert/distilgpt2".
 

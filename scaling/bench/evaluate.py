@@ -16,16 +16,14 @@ Then all sides go on with the beginnings of 16 passages, greedily, in one batch;
 tokens. More cases of that are in generate.py.
 """
 
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from generate import continued  # beside this file
+from generate import by_turns, continued  # beside this file
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -120,11 +118,11 @@ def main(
         }
         first, *others = [torch.tensor(side(), dtype=torch.float64) for side in sides.values()]
         worst = max((first - other).abs().max().item() for other in others)
-        by_turns(name, sides, sum(len(a) + len(b) for a, b in pairs), runs)
+        show(name, sum(len(a) + len(b) for a, b in pairs), by_turns(sides, runs))
         print(f"{name:<7}largest difference of two scores {worst:.1e} nats")
     sides = writing(model, words, theirs, backend)
     ours, *others = [side() for side in sides.values()]
-    by_turns("write", sides, NEW * ALIKE, runs)
+    show("write", NEW * ALIKE, by_turns(sides, runs))
     same = [sum(a == b for a, b in zip(ours, other, strict=True)) for other in others]
     print(f"{'write':<7}the same text as ours: {same[0]} and {same[1]} of {ALIKE}")
 
@@ -146,20 +144,10 @@ def writing(model, words, theirs, backend):
     }
 
 
-def by_turns(name, sides, tokens, runs):
-    """Print the medians of what runs of the sides, one after the other, took."""
-    times = {side: [] for side in sides}
-    for _ in range(runs):
-        for side, work in sides.items():
-            device.synchronize()
-            start = time.perf_counter()
-            work()
-            device.synchronize()
-            times[side].append(time.perf_counter() - start)
-    ours = statistics.median(times["minimtnlg"])
-    for side, values in times.items():
-        seconds = statistics.median(values)
-        faster = f"{seconds / ours:.2f} x"
+def show(name, tokens, times):
+    """Print a line for each side; times: its median seconds."""
+    for side, seconds in times.items():
+        faster = f"{seconds / times['minimtnlg']:.2f} x"
         print(f"{name:<7}{side:<14}{seconds:>8.3f}{tokens / seconds:>11,.0f}{faster:>10}")
 
 

@@ -12,6 +12,7 @@ token is one of a text: a step of 8 texts makes 8.
 import statistics
 import sys
 import time
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -36,6 +37,19 @@ def theirs(model):
     other = GPT2LMHeadModel(shape).to(first.device, first.dtype).eval()
     other.load_state_dict(to_gpt2(model.state_dict(), m.heads))
     return other
+
+
+def by_turns(sides, runs):
+    """{name: median seconds} of functions that run one after the other, `runs` times."""
+    times = {name: [] for name in sides}
+    for _ in range(runs):
+        for name, work in sides.items():
+            device.synchronize()
+            start = time.perf_counter()
+            work()
+            device.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def mine(model, prompts, count, beams):
@@ -92,17 +106,12 @@ def main(
     print(f"prompts of {length} tokens, {count} new ones\n")
     print(f"{'new tokens/s':<24}{'minimtnlg':>10}{'transformers':>14}{'ratio':>7}  same tokens")
     for name, (prompts, beams) in cases(model, length, count, batch).items():
-        sides = (mine, model), (continued, other)
-        results = [side(its, prompts, count, beams) for side, its in sides]  # warms both up
-        seconds = [], []
-        for _ in range(runs):
-            for (side, its), times in zip(sides, seconds, strict=True):
-                device.synchronize()
-                start = time.perf_counter()
-                side(its, prompts, count, beams)
-                device.synchronize()
-                times.append(time.perf_counter() - start)
-        ours, others = (len(prompts) * count / statistics.median(times) for times in seconds)
+        sides = {
+            "minimtnlg": partial(mine, model, prompts, count, beams),
+            "transformers": partial(continued, other, prompts, count, beams),
+        }
+        results = [side() for side in sides.values()]  # warms both up
+        ours, others = (len(prompts) * count / s for s in by_turns(sides, runs).values())
         alike = sum(a == b for a, b in zip(*results, strict=True)) / len(prompts)
         print(f"{name:<24}{ours:>10,.0f}{others:>14,.0f}{ours / others:>7.2f}  {alike:.0%}")
 

@@ -20,7 +20,7 @@ from minimtnlg.data.corpus import Corpus
 from minimtnlg.data.tokenizer import Tokenizer
 from minimtnlg.evaluate import hans
 from minimtnlg.evaluate.evaluation import evaluate
-from minimtnlg.evaluate.scoring import encoded, scores
+from minimtnlg.evaluate.scoring import of_texts
 from minimtnlg.train.checkpoint import load_run
 
 ROOT = Path(__file__).parents[2]
@@ -55,12 +55,7 @@ def training(run, config):
 
 def misled(run, model):
     """Results on HANS, in the form of `evaluate`; and with the threshold moved."""
-    words = Tokenizer.load(run / "tokenizer.json")
-
-    def logprobs(texts):
-        pairs = encoded(words, texts)
-        return [x.logprob for x in scores(model, pairs, eod=words.eod, vocab=words.size)]
-
+    logprobs = of_texts(model, Tokenizer.load(run / "tokenizer.json"))  # which cuts nothing
     items, pool, rows = hans.examples(20, seed=1), hans.examples(40, seed=2), []
     for count in (0, 1, 2, 4):
         found = hans.ask(logprobs, items, pool, count, labels="balanced")
