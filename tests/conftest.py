@@ -12,7 +12,7 @@ import minimtnlg  # noqa: F401
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
 HERE = Path(__file__).parent
-# Modules of tests that others import: reference, comparing, metrics, saving; ground, in ranks too.
+# What tests import: reference, commands, comparing, metrics, saving; and ground, as ranks do.
 sys.path[:0] = [*(str(HERE / name) for name in ("equivalence", "faults", "parallel")), str(HERE)]
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import call
 
 from minimtnlg import cli, doctor
 from minimtnlg.ranks import RankError
@@ -13,15 +14,6 @@ SMALL = [
     "train.global_batch=4", "train.ramp=null", "train.tokens=0", "train.steps=4",
     "data.weights={}", "data.split=[80,20,0]", "train.eval_batches=1",
 ]  # fmt: skip
-
-
-def call(monkeypatch, capsys, *args):
-    """(exit status, stdout, stderr) of `minimtnlg ARGS`, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["minimtnlg", *map(str, args)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    out, err = capsys.readouterr()
-    return exit_.value.code or 0, out, err
 
 
 @pytest.mark.parametrize(

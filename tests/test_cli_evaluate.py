@@ -1,11 +1,12 @@
 """`minimtnlg generate`: texts on stdout, one line for a mistake, and any layout."""
 
+import functools
 import io
 import sys
 
+import commands
 import pytest
 
-from minimtnlg import cli
 from minimtnlg.data.tokenizer import Tokenizer
 from minimtnlg.evaluate.generate import beam, generate
 from minimtnlg.train.checkpoint import load_run
@@ -17,14 +18,7 @@ PROMPT = "the other rank"
 def call(monkeypatch, capsys):
     """call("generate", run, ...) -> (exit status, stdout, stderr)."""
 
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["minimtnlg", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
-    return run
+    return functools.partial(commands.call, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from commands import call
 
-from minimtnlg import cli
 from minimtnlg.errors import InputError
 from minimtnlg.evaluate import evaluation
 from minimtnlg.evaluate.evaluation import checksum, evaluate
@@ -45,19 +45,10 @@ def own(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
 
 
-def call(monkeypatch, capsys, *args):
-    """(exit status, stdout, stderr) of `minimtnlg evaluate ARGS`, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["minimtnlg", "evaluate", *map(str, args)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    out, err = capsys.readouterr()
-    return exit_.value.code or 0, out, err
-
-
 def test_the_table_and_the_file(monkeypatch, capsys, own, data, tmp_path):
     status, out, _ = call(
-        monkeypatch, capsys, own, "--tasks", "boolq,lambada", "--shots", "0,1", "--data", data,
-        "--limit", 50, "--json", tmp_path / "results.json",
+        monkeypatch, capsys, "evaluate", own, "--tasks", "boolq,lambada", "--shots", "0,1",
+        "--data", data, "--limit", 50, "--json", tmp_path / "results.json",
     )  # fmt: skip
     assert status == 0
     head, *rows = [line.split() for line in out.splitlines()[:5]]
@@ -192,7 +183,7 @@ def test_a_mistake_is_one_line(monkeypatch, capsys, own, data, args, says):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     args = [str(data / "boolq.jsonl") if arg == "FILE" else arg for arg in args]
     args = args if "--data" in args else [*args, "--data", data]
-    status, out, err = call(monkeypatch, capsys, own, *args)
+    status, out, err = call(monkeypatch, capsys, "evaluate", own, *args)
     assert (status, out) == (2, "") and says in err
     assert err.startswith("minimtnlg: ") and err.count("\n") == 1
 
@@ -204,8 +195,9 @@ def test_folders_that_are_no_model(monkeypatch, capsys, own, data, tmp_path):
         tmp_path / "nowhere": "is no folder of weights",
         tmp_path / "megatron": "checkpoint convert",
     }.items():
-        status, _, err = call(monkeypatch, capsys, folder, "--tasks", "boolq", "--data", data)
+        args = "evaluate", folder, "--tasks", "boolq", "--data", data
+        status, _, err = call(monkeypatch, capsys, *args)
         assert status == 2 and says in err and err.count("\n") == 1
     (own / "tokenizer.json").unlink()
-    status, _, err = call(monkeypatch, capsys, own, "--tasks", "boolq", "--data", data)
+    status, _, err = call(monkeypatch, capsys, "evaluate", own, "--tasks", "boolq", "--data", data)
     assert status == 2 and "no tokenizer at" in err
