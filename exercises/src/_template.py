@@ -1,7 +1,10 @@
 # ---
 # mark: 1
 # minutes: 10
+# help: half
 # needs: [bit]
+# draws:
+#   FIRST: ["011", "110", "01101"]
 # ---
 
 # %% [markdown]
@@ -9,7 +12,12 @@
 #
 # Two messages are lists of 0 and 1. Count the places where they agree.
 #
-# **Target:** 011 and 001 agree in 2 places; messages of different length are refused.
+# **Target:** {{FIRST}} and {{SECOND}} agree in {{PLACES}} places; messages of different length are
+# refused.
+
+# %% tags=["target"]
+SECOND = FIRST[:-1].replace("1", "0") + FIRST[-1]
+PLACES = FIRST[:-1].count("0") + 1
 
 
 # %% tags=["stub"]
@@ -27,6 +35,11 @@ def agreeing(a, b):
 # %% [markdown] tags=["hint"]
 # `x == y` is True or False, and in a sum True counts 1. `zip` has an argument `strict`.
 
+# %% [markdown] tags=["oral"]
+# **Q.** For which two messages of length n is your result n, and for which is it 0?
+#
+# **A.** For a message and itself; for a message and the one with every bit turned over.
+
 
 # %% tags=["solution"]
 def agreeing(a, b):
@@ -37,10 +50,11 @@ def agreeing(a, b):
 from minimtnlg.course.check import Feedback, expect
 
 
-def three_bits(student):
-    """A message of three bits"""
-    what = "places where 011 and 001 agree"
-    expect(student([0, 1, 1], [0, 0, 1]), 2, what, "a pair of zeros agrees as well")
+def example(student):
+    """The messages of the target"""
+    what = f"places where {FIRST} and {SECOND} agree"
+    pair = [[int(bit) for bit in message] for message in (FIRST, SECOND)]
+    expect(student(*pair), PLACES, what, "a pair of zeros agrees as well")
 
 
 # %% tags=["hidden"]
@@ -55,7 +69,7 @@ def refuses_unequal(student):
 
 # %% tags=["wrong"]
 def counts_ones(a, b):
-    """Caught by: three_bits. Agreement is taken for both being 1."""
+    """Caught by: example. Agreement is taken for both being 1."""
     return sum(x and y for x, y in zip(a, b, strict=True))
 
 
@@ -65,5 +79,5 @@ def stops_at_the_shorter(a, b):
 
 
 def counts_differences(a, b):
-    """Caught by: three_bits. The distance instead of the agreement."""
+    """Caught by: example. The distance instead of the agreement."""
     return len(a) - agreeing(a, b)

@@ -126,7 +126,7 @@ def solution(name):
         print(f"{name}: the solution opens after your first attempt. Change the stub, then run")
         print(f'check("{name}", {exercise.target}). It need not be right. A start: hint("{name}")')
         return
-    print(exercise.solution_code)
+    print(exercise.solution_code or f"{name}: this copy of the course holds no solutions")
 
 
 def _note_attempt(exercise, answer, outcomes):

@@ -10,7 +10,7 @@ import linecache
 from dataclasses import dataclass
 from pathlib import Path
 
-from minimtnlg.course import feedback
+from minimtnlg.course import drawn, feedback
 from minimtnlg.course.sources import ROOT, exercise_sources, read_exercise, tags
 from minimtnlg.errors import InputError
 
@@ -42,7 +42,7 @@ class Exercise:
     target: str
     stub: object
     stub_code: str
-    solution: object
+    solution: object  # None in a class's copy, which holds none
     solution_code: str
     checks: list  # of Check, the visible ones first
     wrong: dict  # name -> (object, name of the check that must catch it)
@@ -90,52 +90,68 @@ def find(name, root=ROOT):
     raise InputError(f"no exercise {name!r}; there are {names}")
 
 
-def load(name, root=ROOT):
-    """The exercise `name`, or the one in the file `name` if it is a Path."""
+def load(name, root=ROOT, draws=None, answers=True):
+    """The exercise `name`, or the one in the file `name` if it is a Path.
+
+    draws    name -> value, instead of the public ones (`drawn.py`)
+    answers  False leaves solution and wrong answers out, so that nobody finds them in memory
+    """
     source = read_exercise(name) if isinstance(name, Path) else find(name, root)
     text = source.path.read_text(encoding="utf-8")
-    given = {"__name__": f"exercise_{source.stem}", "__file__": str(source.path)}
-    # Untagged code: what the student is given.
-    _execute(source, text, [c for c in source.cells if not tags(c)], given)
+    values = drawn.values(source, draws)
+    given = {"__name__": f"exercise_{source.stem}", "__file__": str(source.path), **values}
 
-    stub = _execute(source, text, source.tagged("stub"), dict(given))
-    solution = _execute(source, text, source.tagged("solution"), dict(given))
-    wrong = _execute(source, text, source.tagged("wrong"), dict(solution))
+    def execute(cells, scope):
+        return _execute(source, text, cells, scope, values)
+
+    def code(tag):
+        return drawn.fill(_code(source.tagged(tag)), values)
+
+    execute([c for c in source.cells if not tags(c)], given)  # untagged code: what is given
+    stub = execute(source.tagged("stub"), dict(given))
+    solution = execute(source.tagged("solution") if answers else [], dict(given))
+    wrong = execute(source.tagged("wrong") if answers else [], dict(solution))
     # Hidden checks may use the visible ones' imports and helpers, and the picture too.
     asking = [c for c in source.cells if {"check", "hidden", "picture"} & set(tags(c))]
-    scope = _execute(source, text, asking, dict(given))
+    scope = execute(asking, dict(given))
     checks = [
         Check(name, inspect.getdoc(scope[name]) or name, scope[name], tag == "hidden")
         for tag in ("check", "hidden")
         for name in _defined(source.tagged(tag))
     ]
-    targets = _defined(source.tagged("stub"))
-    if not targets or targets[-1] not in solution:
+    target = (_names(code("stub")) or [""])[-1]
+    solved = answers and bool(source.tagged("solution"))
+    if target not in stub or (solved and target not in solution):
         raise InputError(f"{source.path}: stub and solution must define the same name")
-    mistakes = _defined(source.tagged("wrong"))
+    mistakes = _defined(source.tagged("wrong")) if answers else []
     return Exercise(
         source=source,
-        target=targets[-1],
-        stub=stub[targets[-1]],
-        stub_code=_code(source.tagged("stub")),
-        solution=solution[targets[-1]],
-        solution_code=_code(source.tagged("solution")),
+        target=target,
+        stub=stub[target],
+        stub_code=code("stub"),
+        solution=solution[target] if solved else None,
+        solution_code=code("solution") if solved else "",
         checks=checks,
         wrong={name: (wrong[name], _caught_by(source, wrong[name])) for name in mistakes},
-        hints=[cell.source for cell in source.tagged("hint")],
+        hints=[drawn.fill(cell.source, values) for cell in source.tagged("hint")],
         picture=next((scope[n] for n in _defined(source.tagged("picture"))), None),
     )
 
 
-def _execute(source, text, cells, scope):
+def _execute(source, text, cells, scope, values):
     """Run code cells in `scope` under their true file name and lines; return `scope`."""
     position = 0
     for cell in cells:
         if cell.cell_type != "code":
             continue
-        position = text.find(cell.source, position)
-        code = "\n" * text.count("\n", 0, max(position, 0)) + cell.source
-        exec(compile(code, str(source.path), "exec"), scope)
+        code, name = drawn.fill(cell.source, values), str(source.path)
+        if code == cell.source:
+            position = text.find(code, position)
+            code = "\n" * text.count("\n", 0, max(position, 0)) + code
+        else:  # lines that no file has
+            name = f"<{source.stem}, {'/'.join(tags(cell))}>"
+            linecache.cache[name] = len(code), None, code.splitlines(keepends=True), name
+        exec(compile(code, name, "exec"), scope)
     return scope
 
 
@@ -145,8 +161,12 @@ def _code(cells):
 
 def _defined(cells):
     """Names of the functions and classes that these cells define, without `_helpers`."""
+    return _names(_code(cells))
+
+
+def _names(code):
     kinds = (ast.FunctionDef, ast.ClassDef)
-    nodes = ast.parse(_code(cells)).body
+    nodes = ast.parse(code).body
     return [n.name for n in nodes if isinstance(n, kinds) and not n.name.startswith("_")]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from minimtnlg.course import drawn
 from minimtnlg.course.sources import MARKS, ROOT, exercise_sources, lessons, tags
 
 SETUP = '''\
@@ -64,8 +65,18 @@ def lesson_notebook(lesson, root=ROOT):
 
 def exercise_notebook(source, root=ROOT):
     """The student's notebook: statement, stub, check and folded hints; nothing of the answers."""
-    name, stub = source.name, source.tagged("stub")
-    given = [_copy(cell) for cell in source.cells if not tags(cell)]
+    name, values = source.name, drawn.values(source)
+
+    def filled(cell):
+        copy = _copy(cell)
+        copy.source = drawn.fill(copy.source, values)
+        return copy
+
+    stub = [filled(cell) for cell in source.tagged("stub")]
+    given = [filled(cell) for cell in source.cells if not tags(cell)]
+    code = "\n".join(c.source for c in [*given, *stub] if c.cell_type == "code")
+    if numbers := drawn.assignments(code, values):
+        given.insert(1, new_code_cell(numbers))
     lesson = next((x for x in lessons(root) if x.number == source.number), None)
     facts = f"Mark {source.mark} of 4 ({MARKS[source.mark]}), about {source.minutes} minutes."
     if lesson:
@@ -75,14 +86,14 @@ def exercise_notebook(source, root=ROOT):
     target = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", stub[-1].source, flags=re.MULTILINE)[-1]
     check = f'from minimtnlg.course.check import check, hint, solution\n\ncheck("{name}", {target})'
     hints = [
-        f"<details><summary>Hint {i}</summary>\n\n{cell.source}\n\n</details>"
+        f"<details><summary>Hint {i}</summary>\n\n{filled(cell).source}\n\n</details>"
         for i, cell in enumerate(source.tagged("hint"), 1)
     ]
     cells = [
         given[0],
         new_code_cell(setup_code(root)),
         *given[1:],
-        *map(_copy, stub),
+        *stub,
         new_code_cell(check),
         new_markdown_cell("\n\n".join(hints)),
         new_markdown_cell("The solution opens after your first attempt."),

@@ -24,6 +24,7 @@ HEADINGS = (
     "Proof", "Cost", "MT-NLG", "Check yourself", "Exercises",
 )  # fmt: skip
 MARKS = {1: "read and change", 2: "fill one function", 3: "build the mechanism", 4: "open"}
+HELP = ("worked", "half", "empty")  # how much of the answer an exercise begins with; it fades
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class ExerciseSource:
     mark: int  # 1 to 4, see MARKS
     minutes: int
     needs: list
+    help: str = "empty"  # of HELP
+    draws: dict = field(default_factory=dict)  # name -> values for a class, the public one first
     cells: list = field(default_factory=list, repr=False)
 
     @property
@@ -88,8 +91,9 @@ def lessons(root=ROOT):
 
 
 def exercise_sources(root=ROOT):
-    """All exercises of the course, in order."""
-    return [read_exercise(path) for path in _sources(root, "exercises")]
+    """All exercises of the course: by lesson, and in a lesson by mark, the most helped first."""
+    sources = [read_exercise(path) for path in _sources(root, "exercises")]
+    return sorted(sources, key=lambda s: (s.number, s.mark, HELP.index(s.help), s.stem))
 
 
 def _sources(root, folder):
@@ -114,9 +118,16 @@ def read_lesson(path):
 def read_exercise(path):
     """Read one exercise. Raises InputError naming file and field if the front matter is wrong."""
     front, cells = _read(Path(path))
-    _check_front(path, front, {"mark": int, "minutes": int, "needs": list})
+    kinds = {"mark": int, "minutes": int, "help": str, "needs": list, "draws": dict}
+    _check_front(path, front, kinds, optional={"help", "draws"})
     if front["mark"] not in MARKS:
         raise InputError(f"{path}: mark is {front['mark']}; write 1, 2, 3 or 4")
+    if front.get("help", "empty") not in HELP:
+        raise InputError(f"{path}: help is {front['help']!r}; write {', '.join(HELP)}")
+    for name, options in front.get("draws", {}).items():
+        listed = isinstance(options, list) and options
+        if not re.fullmatch("[A-Z][A-Z0-9_]*", name) or not listed:
+            raise InputError(f"{path}: draws must be lines of 'NAME: [value, ...]', not {name!r}")
     return ExerciseSource(path=Path(path), title=_title(path, cells), cells=cells, **front)
 
 

@@ -85,7 +85,7 @@ def test_right_answer_is_solved(capsys, progress_file):
 def test_failed_check_says_what_expected_got_and_idea(capsys):
     check("template", lambda a, b: 1)
     out = capsys.readouterr().out
-    assert "0 of 2 checks passed" in out and "FAILED  A message of three bits" in out
+    assert "0 of 2 checks passed" in out and "FAILED  The messages of the target" in out
     assert "expected  2" in out and "got       1" in out and "look at" in out
     assert "1 more check runs when these pass" in out and "Traceback" not in out
 

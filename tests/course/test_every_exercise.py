@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from minimtnlg.course import exercises, pages
-from minimtnlg.course.sources import ROOT, exercise_sources, lessons
+from minimtnlg.course.sources import ROOT, exercise_sources, lessons, read_exercise
 
 SOURCES = ROOT / "exercises" / "src"
 PATHS = sorted(SOURCES.glob("[0-9_]*.py"))  # the template too
@@ -19,25 +19,47 @@ def load(path):
     return exercises.load(path)
 
 
-@every
-def test_solution_passes(path):
-    exercise = load(path)
+def drawings(path):
+    """The public variant of an exercise, and others in which every drawn value comes up."""
+    draws = read_exercise(path).draws
+    most = max(map(len, draws.values()), default=1)
+    return [
+        {name: options[min(i, len(options) - 1)] for name, options in draws.items()}
+        for i in range(most)
+    ]
+
+
+def cases():
+    """(path, draws): the public variant and the last one; all of them with --full."""
+    for path in PATHS:
+        first, *others = drawings(path)
+        for i, draws in enumerate([first, *others], 1):
+            long = [pytest.mark.long] if 1 < i < len(others) + 1 else []
+            yield pytest.param(path, draws, id=f"{path.stem}-{i}", marks=long)
+
+
+drawn = pytest.mark.parametrize("path, draws", list(cases()))
+
+
+@drawn
+def test_solution_passes(path, draws):
+    exercise = exercises.load(path, draws=draws)
     outcomes = exercise.grade(exercise.solution)
     assert [(o.check.name, o.kind, o.text) for o in outcomes if o.kind != "passed"] == []
     assert len(outcomes) == len(exercise.checks)
 
 
-@every
-def test_stub_says_what_to_do(path):
-    exercise = load(path)
+@drawn
+def test_stub_says_what_to_do(path, draws):
+    exercise = exercises.load(path, draws=draws)
     (outcome,) = exercise.grade(exercise.stub, stop=True)
     assert outcome.kind == "stub"
     assert len(outcome.text) > len("not written yet: ") + 10, "say what to write"
 
 
-@every
-def test_wrong_answers_fail_the_check_named_for_them(path):
-    exercise = load(path)
+@drawn
+def test_wrong_answers_fail_the_check_named_for_them(path, draws):
+    exercise = exercises.load(path, draws=draws)
     checks = {check.name: check for check in exercise.checks}
     assert len(exercise.wrong) >= 3
     for name, (answer, caught_by) in exercise.wrong.items():
