@@ -225,6 +225,14 @@ def course_start(folder: Annotated[Path, typer.Argument()] = Path("work")):
     start(folder)
 
 
+@course.command("status")
+def course_status():
+    """Show lessons done, guesses right, exercises solved on this machine, and what to do next."""
+    from minimtnlg.course.status import status
+
+    status()
+
+
 @course.command("build")
 def course_build(
     names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,

@@ -5,6 +5,8 @@
     pages.py      what is generated from sources: notebooks, course map, glossary
     build.py      build, run, start: what the command line calls
     check.py      predict, measured, check, hint, solution: what a learner calls
+    drawn.py      numbers and rules of an exercise that are drawn for a class
+    progress.py   what a learner guessed, tried and solved; status.py reads it
     feedback.py   expect: a comparison that fails in words
     show.py       figure, show: what a cell displays
     plots.py      the one style of all figures
