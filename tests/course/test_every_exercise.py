@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from minimtnlg.course import exercises, pages
-from minimtnlg.course.sources import ROOT, exercise_sources, lessons, read_exercise
+from minimtnlg.course.sources import HELP, MARKS, ROOT, exercise_sources, lessons, read_exercise
 
 SOURCES = ROOT / "exercises" / "src"
 PATHS = sorted(SOURCES.glob("[0-9_]*.py"))  # the template too
@@ -86,6 +86,8 @@ def test_source_is_complete(path):
     assert any(check.hidden for check in exercise.checks)
     assert any(not check.hidden for check in exercise.checks)
     assert all(check.title != check.name for check in exercise.checks), "a check has no docstring"
+    (oral,) = source.tagged("oral")
+    assert oral.source.count("**Q.**") == oral.source.count("**A.**") >= 1
     statement = "\n".join(c.source for c in source.cells if not c.metadata.get("tags"))
     assert "**Target:**" in statement
     if path.stem[0] != "_":
@@ -93,6 +95,24 @@ def test_source_is_complete(path):
         assert set(source.needs) <= known
         names = [other.name for other in exercise_sources()]
         assert names.count(source.name) == 1, f"two exercises are called {source.name}"
+
+
+def test_each_lesson_begins_easily_and_help_fades():
+    sources = exercise_sources()
+    assert len(sources) >= 24
+    for lesson in lessons():
+        own = [source for source in sources if source.number == lesson.number]
+        assert 1 <= len(own) <= 3, f"lesson {lesson.number} has {len(own)} exercises"
+        assert own[0].mark <= 2, f"lesson {lesson.number} begins with mark {own[0].mark}"
+        help_given = [HELP.index(source.help) for source in own]
+        assert help_given == sorted(help_given), f"lesson {lesson.number}: help grows with the mark"
+    assert {source.mark for source in sources} == set(MARKS)
+
+
+def test_answers_have_names_of_their_own():
+    """So that a module tells by what it defines which exercises it answers."""
+    targets = [load(path).target for path in PATHS]
+    assert sorted(targets) == sorted(set(targets))
 
 
 @every
