@@ -61,7 +61,7 @@ def lesson_notebook(lesson, root=ROOT):
     links = [_exercise_line(e) for e in exercise_sources(root) if e.number == lesson.number]
     if links:
         cells[-1].source += "\n\n" + "\n".join(links)
-    return _notebook(cells, lesson.name)
+    return notebook_of(cells, lesson.name)
 
 
 def exercise_notebook(source, root=ROOT):
@@ -97,19 +97,25 @@ def exercise_notebook(source, root=ROOT):
         *stub,
         new_code_cell(check),
         new_markdown_cell("\n\n".join(hints)),
-        new_markdown_cell("The solution opens after your first attempt."),
-        new_code_cell(f'# solution("{name}")'),
     ]
-    return _notebook(cells, source.stem)
+    if source.tagged("solution"):  # a class's copy has none
+        cells.append(new_markdown_cell("The solution opens after your first attempt."))
+        cells.append(new_code_cell(f'# solution("{name}")'))
+    return notebook_of(cells, source.stem)
 
 
 def setup_code(root=ROOT):
     """The set-up cell, with the repository's address from pyproject.toml."""
+    return SETUP.format(url=repository(root))
+
+
+def repository(root=ROOT):
+    """The address of the course's repository, from pyproject.toml."""
     pyproject = tomllib.loads((Path(root) / "pyproject.toml").read_text(encoding="utf-8"))
-    return SETUP.format(url=pyproject["project"]["urls"]["Repository"])
+    return pyproject["project"]["urls"]["Repository"]
 
 
-def _notebook(cells, stem):
+def notebook_of(cells, stem):
     """A notebook that is the same at each build: numbered ids, one kernel name, nothing else."""
     for i, cell in enumerate(cells):
         cell.id = f"{stem[:55]}-{i:03d}"  # 64 characters at most
@@ -207,7 +213,7 @@ def course_map_notebook(root=ROOT):
         "How far you are, and what comes next, is kept on this machine alone:"
     )
     code = "from minimtnlg.course.status import status\n\nstatus()"
-    return _notebook([new_markdown_cell(text), new_code_cell(code)], "course_map")
+    return notebook_of([new_markdown_cell(text), new_code_cell(code)], "course_map")
 
 
 ADAPTERS = '''\

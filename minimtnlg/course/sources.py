@@ -7,6 +7,7 @@ is there is part of the course.
 
 import io
 import re
+import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,18 @@ class ExerciseSource:
     def tagged(self, tag):
         """Its cells with this tag, in order."""
         return [cell for cell in self.cells if tag in tags(cell)]
+
+
+def home():
+    """The class's repository that the working directory is in, marked by class.toml; else ROOT."""
+    here = Path.cwd()
+    return next((f for f in (here, *here.parents) if (f / "class.toml").is_file()), ROOT)
+
+
+def class_id():
+    """The id of the class whose repository `home` is; None in the public course."""
+    marker = home() / "class.toml"
+    return tomllib.loads(marker.read_text(encoding="utf-8"))["id"] if marker.is_file() else None
 
 
 def lessons(root=ROOT):

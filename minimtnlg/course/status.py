@@ -6,14 +6,17 @@ All of it is read from one file on this machine (`progress.py`); nothing is sent
 import re
 
 from minimtnlg.course import progress
-from minimtnlg.course.sources import ROOT, exercise_sources, lessons
+from minimtnlg.course.sources import ROOT, exercise_sources, home, lessons
 
 GUESSES = re.compile(r"""^predict\(\s*["']([^"']+)["']""", re.MULTILINE)
 
 
-def status(root=ROOT):
-    """Print a row for each lesson, the sums, and what to do next."""
+def status(root=None):
+    """Print a row for each lesson, the sums, and what to do next; in a class, its exercises."""
+    root = root or home()
     rows = report(root)
+    if not rows:
+        return _exercises(root)
     print(f"{'lesson':<36}{'read':<7}{'guesses right':<16}exercises")
     for row in rows:
         guesses = f"{row['right']} of {row['made']} made" if row["made"] else "-"
@@ -85,6 +88,14 @@ def _open(rows, until):
             if not facts.get("solved"):
                 return f"; exercise {row['number']}_{name} is open"
     return ""
+
+
+def _exercises(root):
+    stored = progress.read()["exercises"]
+    for source in exercise_sources(root):
+        facts = stored.get(source.name, {})
+        state = "solved" if facts.get("solved") else "tried" if facts.get("attempts") else "open"
+        print(f"{source.stem:<30}{state}")
 
 
 def _state(facts):
