@@ -74,14 +74,24 @@ ANSWERS = {
     "reshard": None,
     # 15 Tiles and waves: product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2)
     "tiles_and_waves": None,
+    # 16 Why 35 stages cannot interleave: against_interleaving(layers, p, v, d, b, batches)
+    "interleaving_35": None,
     # 16 The frontier: frontier(layouts)
     "the_frontier": None,
+    # 16 Choose the layout: choose_layout(gpus, memory, sequences, trial, trials)
+    "choose_layout": None,
     # 17 Who broke the job?: culprit(log, n)
     "read_the_log": None,
     # 18 Top-p: top_p(probabilities, p, number)
     "top_p": None,
+    # 18 A key-value cache: Writer, a class
+    "key_value_cache": None,
     # 19 Mark the test: marked(questions, norm)
     "mark_the_test": None,
+    # 19 Move the threshold: hans_shifted(rows)
+    "hans_threshold": None,
+    # 19 Is it noise?: is_it_noise(a, b)
+    "is_it_noise": None,
     # 20 The score and its interval: association(male, female, draws)
     "association": None,
 }
