@@ -32,6 +32,8 @@ ANSWERS = {
     "accumulate": None,
     # 05 The highest point: peak_bytes(ways, s, b, h, a)
     "kept_bytes": None,
+    # 05 Find the bug: gradients of another model: dropout(x, p, draw, layer, site, piece=0)
+    "bug_in_the_masks": None,
     # 05 Checkpointing for a real layer: Checkpoint, a class
     "checkpoint": None,
     # 06 Bytes round a ring: ring_links(order, gpus, operation, k)
@@ -40,16 +42,24 @@ ANSWERS = {
     "ring_all_reduce": None,
     # 07 Which bucket leaves when: departures(parameters, limit, arrivals)
     "buckets": None,
+    # 07 Find the bug: replicas that learn worse: Replicas, a class
+    "bug_in_the_replicas": None,
     # 07 The bucket machine, for real use: BucketedSum, a class
     "bucketed_sum": None,
+    # 08 Find the bug: two stages of ZeRO that disagree: Zero, a class
+    "bug_in_the_shards": None,
     # 08 Gather, use, free: GatherAndFree, a class
     "gather_and_free": None,
     # 08 ZeRO-1, whatever the rows: Zero1, a class
     "zero_1": None,
+    # 09 Find the bug: two slices read another text: VocabularyEmbedding, a class
+    "bug_in_the_vocabulary": None,
     # 09 f and g for two branches: two_branches(x, first, second, group)
     "f_and_g": None,
     # 09 The loss over a cut vocabulary: vocabulary_loss(logits, labels)
     "vocabulary_loss": None,
+    # 10 Find the bug: right forward, wrong backward: LayerNorm, a class
+    "bug_in_the_pieces": None,
     # 10 A norm on pieces of the sequence: norm_on_a_piece(x, weight, bias, group)
     "layer_norm_pieces": None,
     # 10 Half a layer with the sequence cut: half_layer(x, w, group)
@@ -62,6 +72,8 @@ ANSWERS = {
     "fewest_bubbles": None,
     # 12 Bytes on a link: bytes_on_a_link(t, p, d, gpus, node)
     "bytes_on_a_link": None,
+    # 12 Find the bug: a norm that depends on the layout: Optimizer, a class
+    "bug_in_the_norm": None,
     # 12 Seat the ranks: seat(sizes, sent, gpus_per_node)
     "seat_the_ranks": None,
     # 13 Speak Megatron: megatron_flags(config)

@@ -13,6 +13,7 @@
     release.py    exercises for one class, in variants.py of their own; nbgrader.py for nbgrader
     need.py       corpus, tokenizer and a trained nano, made once
     mutants.py    bugs of parallel training, to be switched on: bugs/*.toml lists them
+    labs.py       find the bug: code of the package with one of these, and whether it is mended
 """
 
 import logging
