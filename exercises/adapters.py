@@ -46,22 +46,22 @@ ANSWERS = {
     "bug_in_the_replicas": None,
     # 07 The bucket machine, for real use: BucketedSum, a class
     "bucketed_sum": None,
-    # 08 Find the bug: two stages of ZeRO that disagree: Zero, a class
-    "bug_in_the_shards": None,
     # 08 Gather, use, free: GatherAndFree, a class
     "gather_and_free": None,
+    # 08 Find the bug: two stages of ZeRO that disagree: Zero, a class
+    "bug_in_the_shards": None,
     # 08 ZeRO-1, whatever the rows: Zero1, a class
     "zero_1": None,
-    # 09 Find the bug: two slices read another text: VocabularyEmbedding, a class
-    "bug_in_the_vocabulary": None,
     # 09 f and g for two branches: two_branches(x, first, second, group)
     "f_and_g": None,
+    # 09 Find the bug: two slices read another text: VocabularyEmbedding, a class
+    "bug_in_the_vocabulary": None,
     # 09 The loss over a cut vocabulary: vocabulary_loss(logits, labels)
     "vocabulary_loss": None,
-    # 10 Find the bug: right forward, wrong backward: LayerNorm, a class
-    "bug_in_the_pieces": None,
     # 10 A norm on pieces of the sequence: norm_on_a_piece(x, weight, bias, group)
     "layer_norm_pieces": None,
+    # 10 Find the bug: right forward, wrong backward: LayerNorm, a class
+    "bug_in_the_pieces": None,
     # 10 Half a layer with the sequence cut: half_layer(x, w, group)
     "half_layer": None,
     # 11 One forward, one backward: one_f_one_b(p, m, stage)
@@ -72,10 +72,10 @@ ANSWERS = {
     "fewest_bubbles": None,
     # 12 Bytes on a link: bytes_on_a_link(t, p, d, gpus, node)
     "bytes_on_a_link": None,
-    # 12 Find the bug: a norm that depends on the layout: Optimizer, a class
-    "bug_in_the_norm": None,
     # 12 Seat the ranks: seat(sizes, sent, gpus_per_node)
     "seat_the_ranks": None,
+    # 12 Find the bug: a norm that depends on the layout: Optimizer, a class
+    "bug_in_the_norm": None,
     # 13 Speak Megatron: megatron_flags(config)
     "flags": None,
     # 13 Bring the weights home: bring_home(ranks, heads)

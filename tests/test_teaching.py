@@ -25,7 +25,8 @@ VERBS = {"carry out", "choose", "compute", "convert", "count", "criticise", "dec
          "describe", "distinguish", "draw", "explain", "find", "identify", "list", "name",
          "predict", "read", "refute", "say", "score", "show", "state", "write", "apply",
          "justify", "defend"}  # fmt: skip
-CLASS, HOME = 90, 360  # minutes of a class, and of a week at home
+CLASS, HOME = 90, 360  # minutes of a class, and of a week at home,
+RESERVE = 30  # of which some stay for what takes longer
 
 
 def read(name):
@@ -167,23 +168,19 @@ def weeks():
 def homework(numbers, project):
     """(exercises that are asked, those left over, minutes that remain) of a week at home.
 
-    Lessons take turns, each with its easiest exercise first, until the hours are full.
+    Lessons take turns, each with its easiest exercise first, until all but the reserve is full.
     """
-    waiting = {
-        number: sorted((e for e in exercise_sources() if e.number == number),
-                       key=lambda e: (e.mark, e.stem))
-        for number in numbers
-    }  # fmt: skip
+    waiting = {number: [e for e in exercise_sources() if e.number == number] for number in numbers}
+    order = [exercise for exercises in waiting.values() for exercise in exercises]
     left = HOME - project - sum(LESSONS[number].minutes for number in numbers)
     asked, over = [], []
     while any(waiting.values()):
         for exercises in filter(None, waiting.values()):
             exercise = exercises.pop(0)
-            fits = exercise.minutes <= left
+            fits = exercise.minutes <= left - RESERVE
             (asked if fits else over).append(exercise)
             left -= exercise.minutes if fits else 0
-    in_order = dict(key=lambda exercise: (exercise.number, exercise.mark, exercise.stem))
-    return sorted(asked, **in_order), sorted(over, **in_order), left
+    return sorted(asked, key=order.index), sorted(over, key=order.index), left
 
 
 def generated():
@@ -209,8 +206,7 @@ def generated():
         lines += [f"| {e.minutes} | {linked(e)}, mark {e.mark} |" for e in asked]
         if project:
             lines.append(f"| {project} | the [project](projects.md) |")
-        if left:
-            lines.append(f"| {left} | in reserve: what took longer |")
+        lines.append(f"| {left} | in reserve: what took longer |")
         lines.append(f"| **{HOME}** | |")
         if over:
             more = ", ".join(f"{linked(e)} ({e.minutes} minutes)" for e in over)
