@@ -62,7 +62,8 @@ def grade(
     tell      is called with a line of text now and then
     limits    seconds, memory, disk, as in sandbox.LIMITS
 
-    Of several files of a student for one exercise the best counts. InputError for what is not there.
+    Of several files of a student for one exercise the best counts. InputError for a path or an
+    exercise that is not there.
     """
     known = exercise_sources(root)
     if not known:
@@ -88,17 +89,6 @@ def grade(
     return _best([results[submission] for submission in found])
 
 
-def missing(results, students, stems):
-    """Results of 0 for each student of a roster and each exercise that nothing was handed in for."""
-    done = {(r.student, r.exercise) for r in results}
-    return [
-        Result(student, stem, trouble="nothing handed in")
-        for student in students
-        for stem in stems
-        if (student, stem) not in done
-    ]
-
-
 def _begin(submission, source, limits):
     """(key under which the result is kept, files), or the Result of what can't be graded."""
     trouble = submission.trouble
@@ -111,8 +101,8 @@ def _begin(submission, source, limits):
         title = source.title if source else ""
         return Result(submission.student, submission.exercise, title, str(submission.path),
                       trouble=trouble)  # fmt: skip
-    parts = [_grader(), source.path.read_bytes(), json.dumps(limits).encode(), submission.key.encode()]
-    parts.append(submission.path.name.encode())
+    how = [json.dumps(limits), submission.key, submission.path.name]
+    parts = [_grader(), source.path.read_bytes(), *(text.encode() for text in how)]
     for name, data in sorted(files.items()):
         parts += [name.encode(), data]
     whole = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts))

@@ -127,7 +127,8 @@ def trusted(source):
     folders.add(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     folders |= {os.path.realpath(folder) for folder in folders}
     starts = (*(folder + os.sep for folder in folders), "<frozen ", "<__array_function__")
-    own = {str(source.path), *(f"<{source.stem}, {tag}>" for tag in ("", "check", "hidden", "stub"))}
+    tags = ("", "stub", "check", "hidden")
+    own = {str(source.path), *(f"<{source.stem}, {tag}>" for tag in tags)}
 
     def known(name):
         return name.startswith(starts) or name in own
@@ -213,10 +214,10 @@ def refuse(known, secret):
 SUSPICIOUS = {
     "_getframe", "_current_frames", "tb_frame", "f_back", "f_globals", "f_locals", "gi_frame",
     "gc", "ctypes", "get_objects", "get_referrers", "settrace", "setprofile", "addaudithook",
-    "__code__", "__closure__", "__subclasses__", "__torch_function__", "__torch_dispatch__", "__eq__",
-    "__ne__", "_exit", "fork", "system", "Popen", "subprocess", "setattr",
+    "__code__", "__closure__", "__subclasses__", "__torch_function__", "__torch_dispatch__",
+    "__eq__", "__ne__", "_exit", "fork", "system", "Popen", "subprocess", "setattr",
 }  # fmt: skip
-PHRASES = ("exercises.load", "exercises/src", "course.exercises", "solution_code", "course.feedback")
+PHRASES = ("exercises.load", "exercises/src", "course.exercises", "course.feedback", "/proc/")
 
 
 def scan(code):

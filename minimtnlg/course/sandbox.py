@@ -7,7 +7,7 @@ Three kinds of processes stand between the grader and a student's code:
               was never told a solution, and can't read one.
     keeper    a fork for each submission. It looks at the clock and the memory, hears what the
               worker says, and ends every process that the submission has started.
-    worker    a fork of the keeper's, without rights: the student's code and the checks (`worker.py`)
+    worker    a fork of that, without rights: the student's code and the checks (`worker.py`)
 
 The worker's words come through a pipe, one line of JSON each, which begins with a number that the
 keeper has drawn for it. Whatever else arrives, is printed, written or returned as an exit code
@@ -39,14 +39,15 @@ class Sandbox:
         self.root = tempfile.mkdtemp(prefix="minimtnlg-grade-")
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         threads = {f"{pool}_NUM_THREADS": "1" for pool in ("OMP", "MKL", "OPENBLAS")}
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        kept |= {"PYTHONPATH": os.path.dirname(package), "CUDA_VISIBLE_DEVICES": ""}
         self.server = subprocess.Popen(
             [sys.executable, "-m", "minimtnlg.course.sandbox", self.root],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # the interrupt key is for the grader alone
             cwd=os.path.dirname(package),
-            env=kept | threads | {"PYTHONPATH": os.path.dirname(package), "CUDA_VISIBLE_DEVICES": ""},
+            env=kept | threads,
         )
         try:
             self.open = json.loads(self.server.stdout.readline() or "null")

@@ -6,7 +6,7 @@ Who: by the file's place below the folder that is given.
     STUDENT/.../NN_name.ipynb        else the first folder; `submitted`, `exercises` and `work` are
                                      passed over, so that nbgrader's folders can be given
     ASSIGNMENT-STUDENT/...           repositories of GitHub Classroom: what follows the part that
-                                     all share; or with a roster, whoever the folder's name ends with
+                                     all share; with a roster, whoever the name ends with
     NN_name.ipynb                    else the given folder's own name; or STUDENT.ipynb
 
 Which exercise: the file's or folder's name; else `check("name", ...)` in it; else, in a module, the

@@ -63,7 +63,11 @@ def work(job, mouth, nonce, folder):
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
     sys.stderr = open(2, "w", closefd=False)
 
+    me = os.getpid()
+
     def tell(**said):
+        if os.getpid() != me:  # a fork that the submission has made
+            os._exit(1)
         os.write(mouth, f"{nonce}{json.dumps(said)}\n".encode())
 
     try:
@@ -192,8 +196,9 @@ def _said(error, name=""):
     from minimtnlg.course import feedback
 
     if isinstance(error, SyntaxError):
-        where = name.strip("<>") if name.startswith("<") else os.path.basename(error.filename or "")
-        return f"{where} is not Python: {error.msg}, line {error.lineno}: {(error.text or '').strip()}"
+        where = os.path.basename(error.filename or name).strip("<>")
+        line = f"line {error.lineno}: {(error.text or '').strip()}"
+        return f"{where} is not Python: {error.msg}, {line}"
     return feedback.explain(error, {name})[0]
 
 
