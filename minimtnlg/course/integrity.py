@@ -113,9 +113,14 @@ FRAMES = ("sys._getframe", "sys._current_frames", "sys._current_exceptions")
 TRACING = ("sys.settrace", "sys.setprofile", "sys.monitoring.register_callback", "sys.addaudithook")
 GARBAGE = ("gc.get_objects", "gc.get_referrers", "gc.get_referents")
 INSIDE = {"tb_frame", "gi_frame", "cr_frame", "ag_frame", "__code__", "f_locals", "f_globals"}
+PROGRAMS = (
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
+    "os.forkpty", "os.kill", "os.killpg", "signal.pthread_kill",
+)  # fmt: skip
 HELPERS = {  # functions of the standard library that hand out frames
     "inspect": {"currentframe", "stack", "trace", "getouterframes", "getinnerframes"},
     "traceback": {"walk_stack", "walk_tb"},
+    "subprocess": {"__init__", "run", "call", "check_output", "check_call", "_execute_child"},
 }
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -136,11 +141,14 @@ def trusted(source):
     return known
 
 
-def refuse(known, secret):
+def refuse(known, enclosed, secret=()):
     """Refuse from now on, in this process and its forks, what no answer needs.
 
-    known: as from `trusted`; secret: folders that nobody may open. Returns a list that grows by
-    what was tried.
+    known     as from `trusted`
+    enclosed  whether other processes are out of reach; else none may be started or ended either
+    secret    folders that nobody may open
+
+    Returns a list that grows by what was tried.
     """
     tried, busy = [], []
     getframe, helpers = sys._getframe, HELPERS
@@ -149,6 +157,7 @@ def refuse(known, secret):
     watched = {*FRAMES, *TRACING, *GARBAGE, "object.__getattr__", "object.__setattr__", "compile"}
     watched |= {"code.__new__", "open", "os.listdir", "os.scandir", "os.link", "os.symlink"}
     watched |= {"socket.connect", "socket.bind", "socket.sendto"}
+    watched |= set() if enclosed else set(PROGRAMS)
 
     def hook(event, arguments):
         if (event in watched or event.startswith("ctypes.")) and not busy:

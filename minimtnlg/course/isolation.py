@@ -30,6 +30,11 @@ MOST_PROCESSES = 256  # threads count; five ranks have about fifty
 MEGABYTE = 2**20
 FOLDER = "/submission"  # in the new root: the one place where files can be written
 
+OPEN = (
+    "submissions see this machine's files and network, and start no programs ({}); "
+    "a container keeps them in"
+)
+
 NEW_USER, NEW_FILES, NEW_PIDS = 0x10000000, 0x00020000, 0x20000000
 NEW_NETWORK, NEW_IPC = 0x40000000, 0x08000000
 _READ_ONLY, _NO_SETUID, _NO_DEVICES = 1, 2, 4
@@ -42,25 +47,40 @@ def confine(root):
     As root, or as a user who may have namespaces of his own (most desktops and servers).
     """
     if not sys.platform.startswith("linux"):
-        return ["files, network and leftover processes: this system has no namespaces"]
+        return [OPEN.format("only Linux has what it takes")]
+    pid = os.fork()  # tries it first: what goes wrong half-way can't be taken back
+    if pid == 0:
+        code = 255
+        try:
+            _build(root)
+            enclose(8)
+            code = 0
+        except OSError as error:
+            code = error.errno
+        finally:
+            os._exit(code)
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        return [OPEN.format(f"no namespaces for this user here: {os.strerror(code)}")]
+    _build(root)
+    return []
+
+
+def _build(root):
+    """A mount namespace of this process, and in it the new root."""
     user, group = os.getuid(), os.getgid()
-    try:
-        if user:
-            _call("unshare", NEW_USER | NEW_FILES)
-            _say("/proc/self/setgroups", "deny")
-            _say("/proc/self/uid_map", f"{user} {user} 1")
-            _say("/proc/self/gid_map", f"{group} {group} 1")
-        else:
-            _call("unshare", NEW_FILES)
-        _mount("none", "/", None, _PRIVATE | _ALL_BELOW)
-        _mount("tmpfs", root, "tmpfs", _NO_SETUID, "mode=755")
-        _furnish(root)
-    except OSError as error:
-        return [f"files, network and leftover processes: no namespaces here ({error.strerror})"]
+    if user:
+        _call("unshare", NEW_USER | NEW_FILES)
+        _say("/proc/self/setgroups", "deny")
+        _say("/proc/self/uid_map", f"{user} {user} 1")
+        _say("/proc/self/gid_map", f"{group} {group} 1")
+    else:
+        _call("unshare", NEW_FILES)
+    _mount("none", "/", None, _PRIVATE | _ALL_BELOW)
+    _mount("tmpfs", root, "tmpfs", _NO_SETUID, "mode=755")
+    _furnish(root)
     os.chroot(root)
     os.chdir("/")
     os.environ["TMPDIR"] = FOLDER
-    return []
 
 
 def _furnish(root):
@@ -143,15 +163,30 @@ def give_up(memory, seconds, megabytes, slot):
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, (most, most))
-    if os.getuid() == 0 and linux:
-        nobody = 2**20 + slot
-        os.setgroups([])
-        os.setresgid(nobody, nobody, nobody)
-        os.setresuid(nobody, nobody, nobody)
+    if linux and (user := worker(slot)) != os.getuid():
+        with contextlib.suppress(OSError):  # in a container that has few user ids
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
     if linux:
         _drop_capabilities()
         _call("prctl", 38, 1, 0, 0, 0)  # no program gains rights: no set-user-id
         _call("prctl", 4, 0, 0, 0, 0)  # nobody reads this process's memory, by /proc or a debugger
+
+
+def worker(slot):
+    """The user id of a worker: one of its own if root starts it and others can read Python."""
+    others = os.getuid() == 0 and _for_all(sys.prefix, sys.base_prefix, str(PACKAGE))
+    return 2**20 + slot if others else os.getuid()
+
+
+def _for_all(*paths):
+    """Whether users other than root can read these folders."""
+    for path in paths:
+        folders = [path, *map(str, Path(path).parents)]
+        if any(not os.stat(folder).st_mode & 1 for folder in folders):
+            return False
+    return True
 
 
 def _data():

@@ -125,6 +125,8 @@ def keep(job, answers, enclosed):
         folder = isolation.FOLDER
     else:
         folder = tempfile.mkdtemp(prefix="minimtnlg-submission-")
+        with contextlib.suppress(OSError):
+            os.chown(folder, isolation.worker(os.getppid()), -1)
     ear, mouth = os.pipe()
     slot, parent = os.getppid(), os.getpid()
     first = os.fork()
@@ -156,7 +158,7 @@ def init(job, mouth, nonce, folder, slot, enclosed, keeper):
         try:
             limits = job["limits"]
             isolation.give_up(limits["memory"], limits["seconds"], limits["disk"], slot)
-            worker.work(job, mouth, nonce, folder)
+            worker.work(job, mouth, nonce, folder, enclosed)
         finally:
             os._exit(1)
     os.close(mouth)

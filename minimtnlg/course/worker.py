@@ -48,7 +48,7 @@ def get_ready():
     gc.freeze()  # else the first collection in a fork would copy all pages that forks share
 
 
-def work(job, mouth, nonce, folder):
+def work(job, mouth, nonce, folder, enclosed):
     """Run one job and end the process.
 
     job  files: name -> bytes of the submission, main: which of them is run, exercise: its source
@@ -74,8 +74,8 @@ def work(job, mouth, nonce, folder):
         here = _settle(folder, job["files"])
         exercise = exercises.load(job["exercise"], answers=False)
         known = integrity.trusted(exercise.source)
-        picture = _start_ranks([check.run for check in exercise.checks], known)
-        tried = integrity.refuse(known, job["secret"])
+        picture = _start_ranks([check.run for check in exercise.checks], known, enclosed)
+        tried = integrity.refuse(known, enclosed, job["secret"])
     except BaseException as error:  # none of the student's code has run
         lines = traceback.format_exception(error)
         tell(fault="".join(lines))
@@ -205,7 +205,7 @@ def _said(error, name=""):
 # ------------------------------------------------------------------------------------- ranks
 
 
-def _start_ranks(checks, known):
+def _start_ranks(checks, known, enclosed):
     """Give `minimtnlg.run` a server that is a fork of this process, before any answer runs.
 
     It has torch loaded already, and its ranks refuse what the worker refuses. Returns the picture
@@ -229,21 +229,21 @@ def _start_ranks(checks, known):
 
     ranks._server, _rank.work = only, watched
     picture = integrity.picture(checks)
-    ranks._idle.append(_Forked(known))
+    ranks._idle.append(_Forked(known, enclosed))
     return picture
 
 
 class _Forked:
     """A server of ranks, as far as `ranks.py` knows one: stdin, stdout, poll, kill, wait."""
 
-    def __init__(self, known):
+    def __init__(self, known, enclosed):
         orders, self.stdin = os.pipe()
         self.stdout, answers = os.pipe()
         caller, self.code = os.getpid(), None
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                self._serve(orders, answers, caller, known)
+                self._serve(orders, answers, caller, known, enclosed)
             finally:
                 os._exit(1)
         os.close(orders)
@@ -252,7 +252,7 @@ class _Forked:
         self.stdout = open(self.stdout, "rb", buffering=0)
         self.stdout.readline()
 
-    def _serve(self, orders, answers, caller, known):
+    def _serve(self, orders, answers, caller, known, enclosed):
         from minimtnlg import _rank
         from minimtnlg.course import integrity
 
@@ -261,7 +261,7 @@ class _Forked:
         os.dup2(answers, 1)
         os.closerange(3, 256)
         sys.stdin = open(0, closefd=False)
-        integrity.refuse(known, [])
+        integrity.refuse(known, enclosed)
         _rank.serve(caller)
 
     def poll(self):

@@ -8,10 +8,8 @@ from minimtnlg.course.sources import tags
 
 def notebook(*cells):
     """The text of a notebook of these code cells."""
-    listed = [
-        {"cell_type": "code", "source": code, "metadata": {}, "outputs": [], "execution_count": None}
-        for code in cells
-    ]
+    empty = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    listed = [empty | {"source": code} for code in cells]
     whole = {"cells": listed, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole)
 

@@ -6,17 +6,14 @@ All are graded in one call, side by side with good ones, by the template's exerc
 import os
 import re
 import shutil
-import sys
 import tempfile
-from pathlib import Path
 
 import psutil
 import pytest
 from conftest import small_course
 from handed_in import hand_in, notebook
 
-from minimtnlg.course import grade, integrity, sandbox
-from minimtnlg.course.sources import ROOT
+from minimtnlg.course import grade
 
 RIGHT = """
 def agreeing(a, b):
@@ -30,8 +27,14 @@ KINDS = re.compile("minimtnlg-(grade|submission)-")  # folders of the grader
 MARK = "60.6060606"  # seconds that a child sleeps: what to look for among the processes
 
 DAMAGE = {  # what a submission does, and a word of what is said about it
-    "forks": ("import os\nwhile True:\n    try:\n        os.fork()\n    except OSError: pass", "ended"),
-    "eats_memory": ("kept = []\nwhile True:\n    kept.append(bytearray(50_000_000))", "MemoryError"),
+    "forks": (
+        "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError: pass",
+        "ended",
+    ),
+    "eats_memory": (
+        "kept = []\nwhile True:\n    kept.append(bytearray(50_000_000))",
+        "MemoryError",
+    ),
     "eats_in_children": (
         "import os, time\nfor _ in range(5):\n    if os.fork() == 0:\n"
         "        kept = bytearray(b'x' * 300_000_000)\n        time.sleep(60)\n"
@@ -55,7 +58,7 @@ DAMAGE = {  # what a submission does, and a word of what is said about it
     "speaks_for_the_grader": (
         "import json, os\nfor fd in range(3, 64):\n    for word in ('passed', 'done'):\n"
         "        text = json.dumps({'check': 'example', 'kind': word, 'text': ''})\n"
-        "        try: os.write(fd, (text + '\\n').encode())\n        except OSError: pass\n" + WRONG,
+        "        try: os.write(fd, f'{text}\\n'.encode())\n        except OSError: pass\n" + WRONG,
         "",
     ),
     "leaves_children": (
