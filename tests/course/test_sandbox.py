@@ -3,8 +3,8 @@
 All are graded in one call, side by side with good ones, by the template's exercise.
 """
 
+import functools
 import os
-import re
 import shutil
 import tempfile
 
@@ -13,7 +13,7 @@ import pytest
 from conftest import small_course
 from handed_in import hand_in, notebook
 
-from minimtnlg.course import grade
+from minimtnlg.course import grade, sandbox
 
 RIGHT = """
 def agreeing(a, b):
@@ -23,7 +23,6 @@ WRONG = """
 def agreeing(a, b):
     return -1
 """
-KINDS = re.compile("minimtnlg-(grade|submission)-")  # folders of the grader
 MARK = "60.6060606"  # seconds that a child sleeps: what to look for among the processes
 
 DAMAGE = {  # what a submission does, and a word of what is said about it
@@ -125,36 +124,59 @@ TRICKS = {  # what is replaced or looked into, and a word of what is said about 
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def graded(tmp_path_factory):
+STOPPED = ("fills_the_disk", "eats_memory", "leaves")  # and then comes a right answer
+GOOD = ("ada", "kurt", "zuse")  # before, among and after the others
+ALONE = ("reads_the_source", "pretends_a_file", "eats_in_children")
+OPEN = (
+    "forks", "eats_memory", "fills_the_disk", "hangs", "kills_all", "leaves_children",
+    "speaks_for_the_grader", "takes_the_solution", "reads_the_source",
+)  # fmt: skip
+
+
+def grade_all(tmp_path_factory, names):
+    """Grade these and three good ones; {"results": by student, "left": files, ...}."""
     course = small_course(tmp_path_factory.mktemp("course"))
     folder = tmp_path_factory.mktemp("submitted")
-    for name, (code, _) in (DAMAGE | TRICKS).items():
+    for name in names:
+        code = (DAMAGE | TRICKS)[name][0]
         code = code.replace("{root}", str(course)).replace("{stdlib}", os.path.dirname(os.__file__))
-        cells = [code] if "def agreeing" in code or "agreeing =" in code else [code, RIGHT]
-        if name in ("reads_the_source", "pretends_a_file", "eats_in_children"):
-            cells = [code]
-        hand_in(folder, name, "00_template", notebook(*cells))
-    for name in ("ada", "kurt", "zuse"):  # before, among and after the others
+        alone = "agreeing(" in code or "agreeing =" in code or name in ALONE
+        hand_in(folder, name, "00_template", notebook(*([code] if alone else [code, RIGHT])))
+    for name in GOOD:
         cells = "print('an experiment')", RIGHT, "agreeing([1], [1])", "check('template', agreeing)"
         hand_in(folder, name, "00_template", notebook(*cells))
-    before = set(os.listdir(tempfile.gettempdir()))
+    told, temporary = [], tmp_path_factory.mktemp("temporary")
     free = shutil.disk_usage(folder).free
-    told = []
-    results = grade.grade([folder], root=course, jobs=2, kept=None, tell=told.append, seconds=6,
-                          memory=1000)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", None)
+        results = grade.grade([folder], root=course, jobs=2, kept=None, tell=told.append,
+                              seconds=6, memory=1000)  # fmt: skip
     return {
         "results": {r.student: r for r in results},
         "told": told,
-        "new": {n for n in set(os.listdir(tempfile.gettempdir())) - before if KINDS.match(n)},
+        "left": list(temporary.rglob("*")),
         "taken": free - shutil.disk_usage(folder).free,
     }
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    return grade_all(tmp_path_factory, [*DAMAGE, *TRICKS])
+
+
+@pytest.fixture(scope="module")
+def graded_open(tmp_path_factory):
+    """The same on a system that has no namespaces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "Sandbox", functools.partial(sandbox.Sandbox, enclosed=False))
+        return grade_all(tmp_path_factory, OPEN)
 
 
 @pytest.mark.parametrize("name", [*DAMAGE, *TRICKS])
 def test_no_points_for(graded, name):
     result = graded["results"][name]
-    if name in ("fills_the_disk", "eats_memory", "leaves"):  # stopped; then a right answer
+    if name in STOPPED:
         assert result.points in (0, grade.FULL)
         return
     assert result.points == 0
@@ -163,16 +185,21 @@ def test_no_points_for(graded, name):
     assert word in result.trouble, (result.trouble, result.checks, result.flags)
 
 
-def test_the_others_get_theirs(graded):
-    for name in ("ada", "kurt", "zuse"):
+def test_without_namespaces_no_points_either(graded_open):
+    results = graded_open["results"]
+    assert [name for name in OPEN if results[name].points and name not in STOPPED] == []
+    assert any(text.startswith("not kept out") for text in graded_open["told"])
+
+
+@pytest.mark.parametrize("call", ["graded", "graded_open"])
+def test_the_others_get_theirs_and_nothing_is_left_behind(call, request):
+    graded = request.getfixturevalue(call)
+    for name in GOOD:
         assert graded["results"][name].points == grade.FULL, graded["results"][name]
-
-
-def test_nothing_is_left_behind(graded):
-    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])]
-    assert not [line for line in left if line and MARK in line]
-    assert graded["new"] == set()
-    assert graded["taken"] < 50e6
+    lines = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])]
+    assert not [line for line in lines if line and MARK in line]
+    assert graded["left"] == []
+    assert graded["taken"] < 100e6
 
 
 def test_attempts_are_told_to_the_teacher(graded):
