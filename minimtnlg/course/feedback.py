@@ -9,12 +9,15 @@ import dataclasses
 import linecache
 import sys
 import traceback
+import types
 
 import numpy as np
 
-SCALARS = {bool, int, float, complex, str, bytes, type(None), *np.sctypeDict.values()}
+SCALARS = frozenset([bool, int, float, complex, str, bytes, type(None), *np.sctypeDict.values()])
 # Relative to the largest expected magnitude: several roundings of the type, not one more digit.
-TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 1.6e-2}
+TOLERANCE = types.MappingProxyType(
+    {"float64": 1e-9, "float32": 1e-5, "float16": 1e-3, "bfloat16": 1.6e-2}
+)
 
 
 class Feedback(Exception):
@@ -81,7 +84,7 @@ def _same(got, expected):
 
 def _alike(got, expected):
     """Whether the items of a set, or the keys of a dict, are of types that are expected there."""
-    kinds = SCALARS | {type(item) for item in expected}
+    kinds = SCALARS.union(type(item) for item in expected)
     return all(
         _alike(item, expected) if type(item) is tuple else type(item) in kinds for item in got
     )

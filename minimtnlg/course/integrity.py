@@ -94,7 +94,8 @@ def _is_fixed(module, key, value):
     """Whether a name stays what it is in honest use: functions, classes, modules, constants."""
     if key.startswith("__") and key != "__import__":
         return False
-    return module == "the checks" or callable(value) or isinstance(value, types.ModuleType)
+    ours = module == "the checks" or module.startswith("minimtnlg")
+    return ours or callable(value) or isinstance(value, types.ModuleType)
 
 
 def _body(function):
@@ -117,10 +118,12 @@ PROGRAMS = (
     "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
     "os.forkpty", "os.kill", "os.killpg", "signal.pthread_kill",
 )  # fmt: skip
-HELPERS = {  # functions of the standard library that hand out frames
-    "inspect": {"currentframe", "stack", "trace", "getouterframes", "getinnerframes"},
-    "traceback": {"walk_stack", "walk_tb"},
-    "subprocess": {"__init__", "run", "call", "check_output", "check_call", "_execute_child"},
+HELPERS = {  # functions of the standard library that do these things for who calls them
+    "inspect.py": {"currentframe", "stack", "trace", "getouterframes", "getinnerframes"},
+    "traceback.py": {"walk_stack", "walk_tb"},
+    "logging/__init__.py": {"<lambda>", "currentframe"},
+    "ctypes/__init__.py": {"__getattr__", "__getitem__", "__init__", "LoadLibrary"},
+    "subprocess.py": {"__init__", "run", "call", "check_output", "check_call", "_execute_child"},
 }
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -174,23 +177,24 @@ def refuse(known, enclosed, secret=()):
 
     def students(frame):
         """Whether the student's code does it, also by a helper of the standard library."""
-        file = frame.f_code.co_filename
-        if not known(file):
-            return True
-        helping = helpers.get(os.path.basename(file)[:-3], ())
-        back = frame.f_back
-        return frame.f_code.co_name in helping and back and not known(back.f_code.co_filename)
+        while frame and known(frame.f_code.co_filename):
+            name = "/".join(frame.f_code.co_filename.split(os.sep)[-2:])
+            short = name.partition("/")[2]
+            if frame.f_code.co_name not in helpers.get(name, helpers.get(short, ())):
+                return False
+            frame = frame.f_back
+        return frame is not None
 
     def forbidden(event, arguments, frame):
         if event in ("open", "os.listdir", "os.scandir", "os.link", "os.symlink"):
             return hidden(arguments[0], frame)
+        if event in TRACING:  # a debugger of the standard library hands out frames, too
+            return event
         if not students(frame):
             return ""
         if event in ("object.__getattr__", "object.__setattr__"):
             return arguments[1] if arguments[1] in INSIDE else ""
-        if event == "compile":
-            return "a false file name" if known(str(arguments[1])) else ""
-        if event == "code.__new__":
+        if event in ("compile", "code.__new__"):
             return "a false file name" if known(str(arguments[1])) else ""
         if event.startswith("socket."):
             address = arguments[1]
@@ -223,8 +227,9 @@ def refuse(known, enclosed, secret=()):
 SUSPICIOUS = {
     "_getframe", "_current_frames", "tb_frame", "f_back", "f_globals", "f_locals", "gi_frame",
     "gc", "ctypes", "get_objects", "get_referrers", "settrace", "setprofile", "addaudithook",
-    "__code__", "__closure__", "__subclasses__", "__torch_function__", "__torch_dispatch__",
-    "__eq__", "__ne__", "_exit", "fork", "system", "Popen", "subprocess", "setattr",
+    "__code__", "__closure__", "__globals__", "cell_contents", "__subclasses__",
+    "__torch_function__", "__torch_dispatch__", "__eq__", "__ne__", "_exit", "fork",
+    "system", "Popen", "subprocess", "setattr",
 }  # fmt: skip
 PHRASES = ("exercises.load", "exercises/src", "course.exercises", "course.feedback", "/proc/")
 
