@@ -227,6 +227,14 @@ def course_start(folder: Annotated[Path, typer.Argument()] = Path("work")):
     start(folder)
 
 
+@course.command("status")
+def course_status():
+    """Show lessons done, guesses right, exercises solved on this machine, and what to do next."""
+    from minimtnlg.course.status import status
+
+    status()
+
+
 @course.command("build")
 def course_build(
     names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,
@@ -247,6 +255,23 @@ def course_need(
     from minimtnlg.course.need import need
 
     print(need(name))
+
+
+@course.command("release")
+def course_release(
+    exercises: Annotated[
+        str, typer.Option(help="06-12, or lessons and names, divided by commas.")
+    ],
+    seed: Annotated[int, typer.Option(help="Decides which numbers and bugs this class gets.")],
+    out: Annotated[Path, typer.Option(help="Folder to make: class/ and private/ in it.")],
+    nbgrader: Annotated[
+        bool, typer.Option("--nbgrader", help="Write a course for nbgrader, too.")
+    ] = False,
+):
+    """Make a class's own exercises: a repository for students, a private folder for the teacher."""
+    from minimtnlg.course.release import release
+
+    release(exercises, seed, out, nbgrader)
 
 
 @course.command("run")

@@ -13,6 +13,7 @@ EXTRAS = {  # what each extra brings, by the name that pip knows
     "course": ["jupyterlab", "jupytext", "papermill", "matplotlib"],
     "engines": ["megatron-core", "deepspeed"],
     "eval": ["lm-eval"],
+    "nbgrader": ["nbgrader"],
     "test": ["pytest", "hypothesis", "transformers"],
 }
 TOOLS = {  # programs that some lessons or sources use: what they are for, how they come

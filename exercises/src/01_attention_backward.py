@@ -1,15 +1,21 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [causal attention]
+# draws:
+#   SCALE: ["math.sqrt(q.shape[-1])", "q.shape[-1]"]
 # ---
 
 # %% [markdown]
 # # Causal attention, backwards
 #
 # The forward pass is given: the weights are the softmax of scaled, masked scores, and the result is
-# `weights @ v`. The backward pass starts from `grad`, the gradient of the loss with respect to the
-# result, and finds the gradients with respect to `q`, `k` and `v`. Write it without autograd.
+# `weights @ v`. {{SCALE_SAID}}
+#
+# The backward pass starts from `grad`, the gradient of the loss with respect to the result, and finds
+# the gradients with respect to `q`, `k` and `v`. Write it without autograd. It gets `weights` from the
+# forward pass and uses them as they are, for they may come from another mask.
 #
 # All tensors have the shape `[..., s, d]`, with any axes in front: one head, or every head of a
 # batch at once.
@@ -17,6 +23,13 @@
 # **Target:** for `q = 1, 1, 1`, `k = 0, ln 2, ln 5`, `v = 0, 4, 8` and `grad = 0, 0, 1` (three
 # tokens, $d = 1$) the last row of the weights is $\frac18, \frac28, \frac58$. The gradient for `v`
 # is that row, the one for `k` is $-0.75, -0.5, 1.25$. In general: what autograd finds.
+
+# %% tags=["target"]
+DIVISOR = {"math.sqrt(q.shape[-1])": "sqrt(d)", "q.shape[-1]": "d"}[SCALE]
+SCALE_SAID = {
+    "sqrt(d)": "Scores are divided by $\\sqrt d$.",
+    "d": "Scores are divided by $d$ here, where the lesson has $\\sqrt d$.",
+}[DIVISOR]
 
 # %%
 import math
@@ -26,7 +39,7 @@ import torch
 
 def attention(q, k, v):
     """Causal attention: q, k, v [..., s, d] -> (result [..., s, d], weights [..., s, s])."""
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    scores = q @ k.mT / {{SCALE}}
     future = torch.ones_like(scores, dtype=torch.bool).triu(1)
     weights = scores.masked_fill(future, float("-inf")).softmax(-1)
     return weights @ v, weights
@@ -38,12 +51,15 @@ def attention_backward(grad, q, k, v, weights):
 
     grad: gradient of the loss for the result, [..., s, d]. q, k, v, weights: as in `attention`.
     """
-    raise NotImplementedError("go back through weights @ v, the softmax, and q @ k.mT / sqrt(d)")
+    grad_v = weights.mT @ grad
+    grad_weights = grad @ v.mT
+    found = [tuple(x.shape) for x in (grad_v, grad_weights)]
+    raise NotImplementedError(f"{found} are found: go on through the softmax and q @ k.mT / {{DIVISOR}}")
 
 
 # %% [markdown] tags=["hint"]
-# Go backwards, one operation at a time: first `weights @ v`, then the softmax, then the scores. For
-# a product $C = A B$ the gradients are $dA = dC\, B^T$ and $dB = A^T dC$. Check by shapes.
+# Go backwards, one operation at a time: first `weights @ v`, which is done, then the softmax, then the
+# scores. For a product $C = A B$ the gradients are $dA = dC\, B^T$ and $dB = A^T dC$. Check by shapes.
 
 # %% [markdown] tags=["hint"]
 # Take the softmax of one row: raising one score raises its own weight and lowers all others of the
@@ -52,8 +68,8 @@ def attention_backward(grad, q, k, v, weights):
 # arrives: the mask needs no further care.
 
 # %% [markdown] tags=["hint"]
-# `grad_weights = grad @ v.mT`; then `grad_scores` by the formula, divided by $\sqrt d$, because the
-# scores were. Then `grad_scores @ k` for `q`, and its transpose times `q` for `k`. `.mT` swaps the
+# From `grad_weights` make `grad_scores` by the formula, divided by `{{DIVISOR}}`, because the scores
+# were. Then `grad_scores @ k` for `q`, and its transpose times `q` for `k`. `.mT` swaps the
 # last two axes alone.
 
 # %% tags=["solution"]
@@ -61,7 +77,7 @@ def attention_backward(grad, q, k, v, weights):
     grad_v = weights.mT @ grad
     grad_weights = grad @ v.mT
     mean = (grad_weights * weights).sum(-1, keepdim=True)
-    grad_scores = weights * (grad_weights - mean) / math.sqrt(q.shape[-1])
+    grad_scores = weights * (grad_weights - mean) / {{SCALE}}
     return grad_scores @ k, grad_scores.mT @ q, grad_v
 
 
@@ -84,10 +100,10 @@ def _compare(student, shape, row=None, seed=1):
         grad = grad * (torch.arange(shape[-2]) == row)[:, None]
     inputs = [x.requires_grad_() for x in (q, k, v)]
     result, weights = attention(*inputs)
-    wanted = torch.autograd.grad(result, inputs, grad)
+    wanted = torch.autograd.grad((result * grad).sum(), inputs)
     got = _three(student(grad, *(x.detach() for x in (q, k, v)), weights.detach()))
     hints = {
-        "q": "score = q k / sqrt(d): the gradient for q is that of the scores, times k / sqrt(d)",
+        "q": f"score = q k / {DIVISOR}: the gradient for q is that of the scores, times k / {DIVISOR}",
         "k": "row i of k takes part in column i of the scores",
         "v": "token j gives its value to every row i with weight weights[i, j]",
     }
@@ -128,23 +144,47 @@ def one_token(student):
     _compare(student, (1, 4))
 
 
+def any_mask(student):
+    """Weights of another mask: each token sees itself and the one before"""
+    source = torch.Generator().manual_seed(2)
+    q, k, v, grad = torch.randn(4, 6, 3, generator=source, dtype=torch.float64)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    scores = q @ k.mT / {{SCALE}}
+    seen = torch.ones_like(scores, dtype=torch.bool).tril().triu(-1)
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    wanted = torch.autograd.grad((weights @ v * grad).sum(), inputs)
+    got = _three(student(grad, *(x.detach() for x in (q, k, v)), weights.detach()))
+    look_at = "the weights are given: nothing of the forward pass has to be computed again"
+    for name, mine, theirs in zip("qkv", got, wanted, strict=True):
+        expect(mine, theirs, f"the gradient for {name} with a window of two tokens", look_at)
+
+
 def past_only(student):
     """A gradient at token 2 alone reaches no later token"""
     _compare(student, (6, 2), row=2)
 
 
 # %% tags=["wrong"]
-def forgets_the_root(grad, q, k, v, weights):
-    """Caught by: as_autograd. The root belongs to forward only."""
+def forgets_the_scale(grad, q, k, v, weights):
+    """Caught by: as_autograd. Dividing the scores belongs to forward only."""
     grad_weights = grad @ v.mT
     mean = (grad_weights * weights).sum(-1, keepdim=True)
     grad_scores = weights * (grad_weights - mean)
     return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad
 
 
+def divides_as_usual(grad, q, k, v, weights):
+    """Caught by: as_autograd. The divisor is taken from memory, or forgotten to be one over another."""
+    usual = q.shape[-1] if DIVISOR == "sqrt(d)" else math.sqrt(q.shape[-1])
+    grad_weights = grad @ v.mT
+    mean = (grad_weights * weights).sum(-1, keepdim=True)
+    grad_scores = weights * (grad_weights - mean) / usual
+    return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad
+
+
 def each_weight_by_itself(grad, q, k, v, weights):
     """Caught by: three_tokens. The slope of a softmax is w (1 - w), as for a sigmoid."""
-    grad_scores = grad @ v.mT * weights * (1 - weights) / math.sqrt(q.shape[-1])
+    grad_scores = grad @ v.mT * weights * (1 - weights) / {{SCALE}}
     return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad
 
 
@@ -152,7 +192,7 @@ def sums_down_the_columns(grad, q, k, v, weights):
     """Caught by: three_tokens. The sum in the softmax's gradient runs over the tokens that look."""
     grad_weights = grad @ v.mT
     mean = (grad_weights * weights).sum(-2, keepdim=True)
-    grad_scores = weights * (grad_weights - mean) / math.sqrt(q.shape[-1])
+    grad_scores = weights * (grad_weights - mean) / {{SCALE}}
     return grad_scores @ k, grad_scores.mT @ q, weights.mT @ grad
 
 
@@ -160,7 +200,7 @@ def keys_without_transpose(grad, q, k, v, weights):
     """Caught by: three_tokens. Queries and keys are alike, so their gradients are formed alike."""
     grad_weights = grad @ v.mT
     mean = (grad_weights * weights).sum(-1, keepdim=True)
-    grad_scores = weights * (grad_weights - mean) / math.sqrt(q.shape[-1])
+    grad_scores = weights * (grad_weights - mean) / {{SCALE}}
     return grad_scores @ k, grad_scores @ q, weights.mT @ grad
 
 
@@ -172,5 +212,24 @@ def one_head_only(grad, q, k, v, weights):
 
     grad_weights = grad @ transposed(v)
     mean = (grad_weights * weights).sum(-1, keepdim=True)
-    grad_scores = weights * (grad_weights - mean) / math.sqrt(q.shape[-1])
+    grad_scores = weights * (grad_weights - mean) / {{SCALE}}
     return grad_scores @ k, transposed(grad_scores) @ q, transposed(weights) @ grad
+
+
+def lets_autograd_do_it(grad, q, k, v, weights):
+    """Caught by: any_mask. The forward pass is run again, with the mask that one knows."""
+    inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    return torch.autograd.grad((attention(*inputs)[0] * grad).sum(), inputs)
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** For the first token all of `grad_q` is zero, whatever `grad` is. Why?
+#
+# **A.** It sees only itself, so its one weight is 1 and no score can change it. In the formula the mean
+# over the row is the only gradient there is, and the difference is zero.
+#
+# **Q.** The mask set scores to minus infinity, and your backward pass does not mention it. Where does
+# it act?
+#
+# **A.** Through the weights: they are zero in the future, and both gradients that pass there are
+# multiplied by them. So no later token gets a gradient from an earlier one's result.

@@ -1,13 +1,17 @@
 # ---
 # mark: 2
 # minutes: 30
+# help: empty
 # needs: [decontamination]
+# draws:
+#   TOUCH: [one, two]
+#   DROPPED: [above, from]
 # ---
 
 # %% [markdown]
 # # Cut out the leak
 #
-# A document holds sentences of a test. Cut them out, as MT-NLG did it.
+# A document holds sentences of a test. Cut them out, much as MT-NLG did it.
 #
 # `grams` is a set of tuples of words in small letters; all have the same length $n$. A word is what
 # `re.finditer(r"[^\W_]+", text)` finds, letters and digits of any alphabet, in small letters.
@@ -15,13 +19,25 @@
 # - Wherever $n$ words in a row are one of `grams`, the characters from the first of the first word
 #   to the last of the last word are a match.
 # - A match takes `margin` characters with it on each side, if there are so many.
-# - What overlaps or touches is one cut.
+# - {{TOUCH_SAID}}
 # - The pieces between the cuts stay, in their order, without white space at their ends, if they
 #   have at least `shortest` characters then.
-# - A document that would be cut more than `splits` times is dropped: no piece stays.
+# - A document that would be cut {{DROPPED_SAID}} is dropped: no piece stays.
 #
 # **Target:** with `margin=3` and `shortest=2`, `"aa bb. One two three! cc dd"` and the gram
 # `("one", "two", "three")` give `["aa b", "c dd"]`.
+
+# %% tags=["target"]
+TOUCH_SAID = {
+    "one": "What overlaps or touches is one cut.",
+    "two": "What overlaps is one cut. Cuts that only touch, the end of one being the start of the next, "
+    "stay two.",
+}[TOUCH]
+DROPPED_SAID = {"above": "more than `splits` times", "from": "`splits` times or more often"}[DROPPED]
+LIMIT = {"above": 0, "from": 1}[DROPPED]  # n cuts are just allowed with splits = n + LIMIT
+# Two lines of the printed solution.
+JOINED = {"one": "start <= cuts[-1][1]", "two": "start < cuts[-1][1]"}[TOUCH]
+TOO_MANY = {"above": "len(cuts) > splits", "from": "len(cuts) >= splits"}[DROPPED]
 
 # %%
 import re
@@ -42,8 +58,8 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
 
 # %% [markdown] tags=["hint"]
 # `places = list(re.finditer(r"[^\W_]+", text))` has both: `place[0]` is the word, `place.start()` and
-# `place.end()` say where. A new match belongs to the last cut if its widened start is not behind the
-# end of that cut.
+# `place.end()` say where. A new match, from its widened `start` on, belongs to the last cut if
+# `{{JOINED}}`.
 
 # %% [markdown] tags=["hint"]
 # With `cuts = [[s, e], ...]` the pieces are `text[a:b]` for `a` in `[0, e1, e2, ...]` and `b` in
@@ -59,13 +75,13 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
         if n and tuple(words[i : i + n]) in grams:
             start = max(0, places[i].start() - margin)
             end = min(len(text), places[i + n - 1].end() + margin)
-            if cuts and start <= cuts[-1][1]:
+            if cuts and {{JOINED}}:
                 cuts[-1][1] = end
             else:
                 cuts.append([start, end])
     if not cuts:
         return [text]
-    if len(cuts) > splits:
+    if {{TOO_MANY}}:
         return []
     edges = [0, *(edge for both in cuts for edge in both), len(text)]
     pieces = [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -96,17 +112,20 @@ def whatever_stands_between_words(student):
            "compare words in small letters; what stands between them doesn't matter")  # fmt: skip
 
 
-def matches_that_touch_are_one_cut(student):
-    """Matches whose margins overlap are one cut"""
+def matches_side_by_side(student):
+    """Matches whose margins overlap are one cut, and those that touch as the statement says"""
     text = "a" * 30 + " one two three one two three " + "b" * 30
-    expect(student(text, {GRAM}, 5, 1, 1), ["a" * 26, "b" * 26], "the pieces",
-           "two matches side by side are one cut, and so within splits=1")  # fmt: skip
-    text = "a" * 30 + " one two three  one two three " + "b" * 30
-    expect(student(text, {GRAM}, 1, 1, 1), ["a" * 30, "b" * 30], "the pieces",
-           "the margin of one ends where that of the other begins: they touch")  # fmt: skip
+    expect(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], "the pieces",
+           "two matches side by side are one cut, and one cut is allowed here")  # fmt: skip
     text = "a" * 30 + " one two three xxxxxx one two three " + "b" * 30
-    expect(student(text, {GRAM}, 5, 1, 1), ["a" * 26, "b" * 26], "the pieces",
+    expect(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], "the pieces",
            "both margins count: widen first, then join")  # fmt: skip
+    text = "a" * 30 + " one two three  one two three " + "b" * 30
+    pieces = ["a" * 30, "b" * 30]
+    expect(student(text, {GRAM}, 1, 1, 2 + LIMIT), pieces, "the pieces where two cuts are allowed",
+           "the margin of one ends where that of the other begins")  # fmt: skip
+    expect(student(text, {GRAM}, 1, 1, 1 + LIMIT), pieces if TOUCH == "one" else [],
+           "the pieces where one cut is allowed", "the margins touch: is that one cut, or two?")  # fmt: skip
 
 
 def short_pieces_go(student):
@@ -125,11 +144,14 @@ def words_of_any_alphabet(student):
 
 
 def many_cuts_drop_the_document(student):
-    """More than `splits` cuts leave nothing, just as many leave the pieces"""
+    """Too many cuts leave nothing, one less leaves the pieces"""
     text = " one two three ".join(["long enough"] * 4)
-    expect(len(student(text, {GRAM}, 0, 3, 3)), 4, "pieces after three cuts with splits=3")
-    expect(student(text, {GRAM}, 0, 3, 2), [], "the pieces after three cuts with splits=2",
-           "more than `splits` cuts: the document goes")  # fmt: skip
+    splits = 3 + LIMIT
+    what = f"pieces after three cuts with splits={splits}"
+    expect(student(text, {GRAM}, 0, 3, splits), ["long enough"] * 4, what)
+    what = f"the pieces after three cuts with splits={splits - 1}"
+    look_at = f"cut {DROPPED_SAID}: the document goes"
+    expect(student(text, {GRAM}, 0, 3, splits - 1), [], what, look_at)
 
 
 def the_margin_ends_with_the_text(student):
@@ -179,13 +201,13 @@ def _cut(
         if tuple(words[i : i + n]) in grams:
             start = max(low, places[i].start() - margin)
             end = min(len(text), places[i + n - 1].end() + margin)
-            if cuts and start + join <= cuts[-1][1]:
+            if cuts and start + join + (TOUCH == "two") <= cuts[-1][1]:
                 cuts[-1][1] = end
             else:
                 cuts.append([start, end])
     if not cuts:
         return [text]
-    if len(cuts) > splits:
+    if len(cuts) > splits - LIMIT:
         return []
     edges = [0, *(edge for both in cuts for edge in both), len(text)]
     pieces = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -200,17 +222,17 @@ def minds_capitals(text, grams, margin=200, shortest=200, splits=10):
 
 
 def joins_nothing(text, grams, margin=200, shortest=200, splits=10):
-    """Caught by: matches_that_touch_are_one_cut. Each match is a cut of its own."""
+    """Caught by: matches_side_by_side. Each match is a cut of its own."""
     return _cut(text, grams, margin, shortest, splits, join=len(text))
 
 
-def leaves_apart_what_touches(text, grams, margin=200, shortest=200, splits=10):
-    """Caught by: matches_that_touch_are_one_cut. Only cuts that overlap are joined."""
-    return _cut(text, grams, margin, shortest, splits, join=1)
+def touches_the_other_way(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: matches_side_by_side. < is written for <=, or <= for <."""
+    return _cut(text, grams, margin, shortest, splits, join=1 if TOUCH == "one" else -1)
 
 
 def joins_before_it_widens(text, grams, margin=200, shortest=200, splits=10):
-    """Caught by: matches_that_touch_are_one_cut. The start of a match is compared, not its cut's."""
+    """Caught by: matches_side_by_side. The start of a match is compared, not its cut's."""
     return _cut(text, grams, margin, shortest, splits, join=margin)
 
 
@@ -256,11 +278,29 @@ def keeps_short_pieces(text, grams, margin=200, shortest=200, splits=10):
     return _cut(text, grams, margin, 1, splits)
 
 
-def one_cut_too_few(text, grams, margin=200, shortest=200, splits=10):
-    """Caught by: many_cuts_drop_the_document. As many cuts as `splits` are too many already."""
-    return _cut(text, grams, margin, shortest, splits - 1)
+def just_as_many_the_other_way(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: many_cuts_drop_the_document. Just `splits` cuts are taken for too many, or not."""
+    return _cut(text, grams, margin, shortest, splits + (-1 if DROPPED == "above" else 1))
+
+
+def never_drops(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: many_cuts_drop_the_document. Whatever is left after the cuts is clean, and stays."""
+    return _cut(text, grams, margin, shortest, len(text))
 
 
 def strips_what_is_whole(text, grams, margin=200, shortest=200, splits=10):
     """Caught by: nothing_to_cut. A document without a match is stripped as well."""
     return [piece.strip() for piece in _cut(text, grams, margin, shortest, splits)]
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** You cut with runs of 13 words, and a colleague with runs of 5, to be on the safe side. What do
+# you both find in a corpus of a billion documents?
+#
+# **A.** Her runs match everywhere: five words in a row of a test stand in very many innocent texts. She
+# loses much of the corpus. You miss questions of fewer than 13 words, and those that were rephrased.
+#
+# **Q.** Why is the margin cut out as well, and not only the match?
+#
+# **A.** What stands around a question of a test is often its other part: the answer, or the passage. A
+# model that read it would still have been told.

@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 20
+# help: empty
 # needs: [byte-pair encoding]
+# draws:
+#   TIE: [first, last]
+#   END: [left, right]
 # ---
 
 # %% [markdown]
@@ -16,13 +20,27 @@
 #
 # - A word that occurs 5 times gives each of its pairs 5 times. Count every place, overlapping ones
 #   too: `("a", "a", "a")` holds the pair `("a", "a")` twice.
-# - **Tie rule:** of equally frequent pairs take the one that Python sorts first, `min` of the
+# - **Tie rule:** of equally frequent pairs take the one that Python sorts {{TIE}}, `{{LEAST}}` of the
 #   tuples. (The lesson compares the numbers of the symbols; here we compare the strings.)
-# - Join from the left, and never use a symbol twice: `("a", "a", "a")` becomes `("aa", "a")`.
+# - Join from the {{END}}, and never use a symbol twice: `("a", "a", "a")` becomes `{{THREE}}`.
 # - Two words may become equal. Then their counts add up.
 #
 # **Target:** `{("h", "u", "g"): 5, ("h", "u", "m"): 2}` gives the pair `("h", "u")` and `{("hu",
 # "g"): 5, ("hu", "m"): 2}`.
+
+# %% tags=["target"]
+LEAST = {"first": "min", "last": "max"}[TIE]
+THREE = {"left": '("aa", "a")', "right": '("a", "aa")'}[END]
+# Three lines of the printed solution: the choice, the places in their order, the word joined there.
+BEST = {
+    "first": "min(pairs, key=lambda pair: (-pairs[pair], pair))",
+    "last": "max(pairs, key=lambda pair: (pairs[pair], pair))",
+}[TIE]
+PLACES = {"left": "range(len(word) - 1)", "right": "reversed(range(len(word) - 1))"}[END]
+AROUND = {
+    "left": '(*word[:i], "".join(pair), *_joined(word[i + 2 :], pair))',
+    "right": '(*_joined(word[:i], pair), "".join(pair), *word[i + 2 :])',
+}[END]
 
 # %%
 from collections import Counter
@@ -43,21 +61,20 @@ def join_most_frequent(words):
 # that rebuilds each word. `pairwise(word)` gives the neighbours inside one word.
 
 # %% [markdown] tags=["hint"]
-# Most frequent first and then smallest: `min(pairs, key=lambda p: (-pairs[p], p))`. For the joining
-# walk with an index `i`: where the pair stands, append one joined symbol and go on by 2, else
-# append `word[i]` and go on by 1.
+# Most frequent first, and then by the tie rule: `{{BEST}}`. For the joining, walk along the word from the
+# {{END}}: at the first place where the pair stands, put the joined symbol, and go on behind both.
 
 # %% [markdown] tags=["hint"]
-# Rebuild a word like this, and *add* its count, since another word may have become the same:
+# One way to rebuild a word is a function that calls itself for the rest:
 #
 # ```python
-# new, i = [], 0
-# while i < len(word):
-#     width = 2 if word[i : i + 2] == pair else 1
-#     new.append("".join(word[i : i + width]))
-#     i += width
-# result[tuple(new)] = result.get(tuple(new), 0) + count
+# def _joined(word, pair):
+#     for i in {{PLACES}}:
+#         if word[i : i + 2] == pair:
+#             return {{AROUND}}
 # ```
+# Where the pair does not stand, the word is what it was. In the new dict *add* the count of a word, since another word may have become the same:
+# `result[new] = result.get(new, 0) + count`.
 
 # %% tags=["solution"]
 def join_most_frequent(words):
@@ -67,7 +84,7 @@ def join_most_frequent(words):
             pairs[pair] += count
     if not pairs:
         return None, words
-    best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+    best = {{BEST}}
     joined = Counter()
     for word, count in words.items():
         joined[_joined(word, best)] += count
@@ -75,12 +92,10 @@ def join_most_frequent(words):
 
 
 def _joined(word, pair):
-    symbols, i = [], 0
-    while i < len(word):
-        width = 2 if word[i : i + 2] == pair else 1
-        symbols.append("".join(word[i : i + width]))
-        i += width
-    return tuple(symbols)
+    for i in {{PLACES}}:
+        if word[i : i + 2] == pair:
+            return {{AROUND}}
+    return word
 
 # %% tags=["check"]
 from minimtnlg.course.check import Feedback, expect
@@ -126,23 +141,25 @@ def stays_inside_words(student):
 
 
 def uses_no_symbol_twice(student):
-    """aaa becomes aa a, aaaa becomes aa aa"""
+    """aaa becomes two symbols, aaaa becomes aa aa"""
     for n, expected in ((3, ("aa", "a")), (4, ("aa", "aa")), (5, ("aa", "aa", "a"))):
+        expected = expected if END == "left" else expected[::-1]
         _, words = _step(student, {("a",) * n: 1})
         expect(list(words), [expected], f"the word of {n} times a after joining a a",
-               "walk from the left; after a join go on behind both symbols")  # fmt: skip
+               f"walk from the {END}; after a join go on behind both symbols")  # fmt: skip
 
 
 def breaks_ties_as_stated(student):
-    """Of equally frequent pairs the one that sorts first is taken"""
-    for words, expected in (
-        ({("z", "y"): 4, ("b", "c"): 4, ("b", "a"): 4}, ("b", "a")),
-        ({("b", "a"): 4, ("b", "c"): 4, ("z", "y"): 4}, ("b", "a")),
-        ({("ab", "c"): 2, ("a", "d"): 2}, ("a", "d")),
+    """Of equally frequent pairs the one of the tie rule is taken"""
+    for words, first, last in (
+        ({("z", "y"): 4, ("b", "c"): 4, ("b", "a"): 4}, ("b", "a"), ("z", "y")),
+        ({("b", "a"): 4, ("b", "c"): 4, ("z", "y"): 4}, ("b", "a"), ("z", "y")),
+        ({("ab", "c"): 2, ("a", "d"): 2}, ("a", "d"), ("ab", "c")),
     ):
         pair, _ = _step(student, words)
+        expected = first if TIE == "first" else last
         _chose(pair, expected, f"the pair chosen among {list(words)}, all equally frequent",
-               "the tie rule: min of the tuples, whatever the order of the words")  # fmt: skip
+               f"the tie rule: {LEAST} of the tuples, whatever the order of the words")  # fmt: skip
 
 # %% tags=["hidden"]
 def adds_counts_of_words_that_became_equal(student):
@@ -188,7 +205,8 @@ def repeated_on_text(student):
             for pair in pairwise(word):
                 counts[pair] += count
         most = max(counts.values())
-        best = min(pair for pair in counts if counts[pair] == most)
+        equal = [pair for pair in counts if counts[pair] == most]
+        best = sorted(equal)[0 if TIE == "first" else -1]
         pair, words = student(words)
         _chose(pair, best, f"the pair of step {step} on the text of help()")
         expect({"".join(word): count for word, count in words.items()}, dict(letters),
@@ -212,14 +230,15 @@ def _counts(words):
     return pairs
 
 
-def _smallest(pairs):
-    return min(pairs, key=lambda pair: (-pairs[pair], pair))
+def _best(pairs):
+    most = max(pairs.values())
+    return (min if TIE == "first" else max)(pair for pair in pairs if pairs[pair] == most)
 
 
 def counts_each_word_once(words):
     """Caught by: counts_words_as_often_as_they_occur. The dict's counts are forgotten."""
     pairs = Counter(pair for word in words for pair in pairwise(word))
-    return _with(words, _smallest(pairs)) if pairs else (None, words)
+    return _with(words, _best(pairs)) if pairs else (None, words)
 
 
 def joins_overlapping(words):
@@ -234,14 +253,14 @@ def joins_overlapping(words):
         )
 
     pairs = _counts(words)
-    return _with(words, _smallest(pairs), glue) if pairs else (None, words)
+    return _with(words, _best(pairs), glue) if pairs else (None, words)
 
 
 def counts_across_words(words):
     """Caught by: stays_inside_words. All words are laid end to end before counting."""
     row = [symbol for word, count in words.items() for symbol in word * count]
     pairs = Counter(pairwise(row))
-    return _with(words, _smallest(pairs)) if pairs else (None, words)
+    return _with(words, _best(pairs)) if pairs else (None, words)
 
 
 def takes_the_pair_met_first(words):
@@ -250,10 +269,23 @@ def takes_the_pair_met_first(words):
     return _with(words, pairs.most_common(1)[0][0]) if pairs else (None, words)
 
 
-def takes_the_largest_pair(words):
-    """Caught by: breaks_ties_as_stated. max over (count, pair) takes the pair that sorts last."""
+def takes_the_other_end_of_a_tie(words):
+    """Caught by: breaks_ties_as_stated. max over (count, pair) is thought the same as min."""
+    pairs, other = _counts(words), max if TIE == "first" else min
+    most = max(pairs.values(), default=0)
+    equal = [pair for pair in pairs if pairs[pair] == most]
+    return _with(words, other(equal)) if pairs else (None, words)
+
+
+def joins_from_the_other_end(words):
+    """Caught by: uses_no_symbol_twice. It is thought to make no difference where one begins."""
+
+    def glue(word, pair):
+        turned = _joined(tuple(reversed(word)), pair[::-1])
+        return tuple(symbol[::-1] for symbol in reversed(turned))
+
     pairs = _counts(words)
-    return _with(words, max(pairs, key=lambda p: (pairs[p], p))) if pairs else (None, words)
+    return _with(words, _best(pairs), glue) if pairs else (None, words)
 
 
 def overwrites_equal_words(words):
@@ -261,7 +293,7 @@ def overwrites_equal_words(words):
     pairs = _counts(words)
     if not pairs:
         return None, words
-    best = _smallest(pairs)
+    best = _best(pairs)
     return best, {_joined(word, best): count for word, count in words.items()}
 
 
@@ -272,7 +304,7 @@ def replaces_in_strings(words):
         return tuple(" ".join(word).replace(" ".join(pair), "".join(pair)).split())
 
     pairs = _counts(words)
-    return _with(words, _smallest(pairs), glue) if pairs else (None, words)
+    return _with(words, _best(pairs), glue) if pairs else (None, words)
 
 
 def counts_places_without_overlap(words):
@@ -281,9 +313,22 @@ def counts_places_without_overlap(words):
     for word, count in words.items():
         for pair in set(pairwise(word)):
             pairs[pair] += count * (len(word) - len(_joined(word, pair)))
-    return _with(words, _smallest(pairs)) if pairs else (None, words)
+    return _with(words, _best(pairs)) if pairs else (None, words)
 
 
 def forgets_that_there_may_be_no_pair(words):
     """Caught by: nothing_left_to_join. min of nothing raises."""
-    return _with(words, _smallest(_counts(words)))
+    return _with(words, _best(_counts(words)))
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** In which word does it matter from which end you join? Why is the rule stated all the same?
+#
+# **A.** Only where places of the pair overlap, so only for a pair of equal symbols that stand three
+# times in a row, such as in aaa. Two programs that differ there make other tokens, and from the next
+# join on perhaps other vocabularies.
+#
+# **Q.** Your step counts all pairs anew. After one join, which counts have really changed?
+#
+# **A.** Only those of pairs in words that held the joined pair: the pairs that its two symbols made with
+# their neighbours, and the new ones of the joined symbol. Programs in use update just these.

@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 20
+# help: empty
 # needs: [micro-batch]
+# draws:
+#   OLD: [gone, kept]
+#   LONELY: [6, 10, 14]
 # ---
 
 # %% [markdown]
@@ -11,17 +15,33 @@
 # counts and 0 where it does not. `losses(rows)` gives the loss of every token, in the shape of
 # `mask`.
 #
-# Leave in `.grad` of each parameter the gradient of the **mean over all tokens that count**, in all
+# {{LEAVE_SAID}} of each parameter the gradient of the **mean over all tokens that count**, in all
 # micro-batches together. Return that mean. Run `backward` once for each micro-batch, because all of
 # them together would not fit into memory.
 #
-# - At the start each `.grad` is `None`, or still holds a gradient of the step before, which must
-#   not count.
+# - At the start each `.grad` is `None`, or still holds a gradient of the step before.
+#   {{OLD_SAID}}
 # - A micro-batch may have no token that counts. A whole batch without one has loss 0 and
 #   gradient 0.
-# - A parameter that the batch never touches has gradient 0, not `None`.
+# - A parameter that the batch never touches has {{UNTOUCHED_SAID}}, not `None`.
 #
-# **Target:** losses 6 in one micro-batch of one token and 2, 2, 2 in the other give 3, not 4.
+# **Target:** losses {{LONELY}} in one micro-batch of one token and 2, 2, 2 in the other give {{MEAN}}, not
+# {{WRONG}}.
+
+# %% tags=["target"]
+LEAVE_SAID = {"gone": "Leave in `.grad`", "kept": "Add to `.grad`"}[OLD]
+OLD_SAID = {
+    "gone": "That must not count.",
+    "kept": "That stays, and yours is added to it; `None` counts as zero.",
+}[OLD]
+UNTOUCHED_SAID = {"gone": "gradient 0", "kept": "what it had, or gradient 0"}[OLD]
+MEAN = (LONELY + 2 + 2 + 2) // 4
+WRONG = (LONELY + 2) // 2  # the mean of the two means
+STUB_SAID = {"gone": "left in", "kept": "added to"}[OLD]
+EMPTIED = {  # of the printed solution: what each .grad is before the first backward
+    "gone": "torch.zeros_like(p)",
+    "kept": "torch.zeros_like(p) if p.grad is None else p.grad",
+}[OLD]
 
 # %%
 import torch
@@ -29,14 +49,14 @@ import torch
 
 # %% tags=["stub"]
 def accumulate(parameters, losses, micro_batches):
-    """Mean loss over all tokens that count, a float; its gradient is left in each .grad.
+    """Mean loss over all tokens that count, a float; its gradient is {{STUB_SAID}} each .grad.
 
     Parameters:
         parameters     list of tensors that require a gradient
         losses         function: rows of one micro-batch -> loss of every token, like its mask
         micro_batches  list of (rows, mask)
     """
-    raise NotImplementedError("count the tokens, empty .grad, then one backward a micro-batch")
+    raise NotImplementedError("count the tokens, see to .grad, then one backward a micro-batch")
 
 
 # %% [markdown] tags=["hint"]
@@ -46,11 +66,11 @@ def accumulate(parameters, losses, micro_batches):
 # %% [markdown] tags=["hint"]
 # Go over `micro_batches` twice. The first time only add up `mask.sum()`. The second time, the share
 # of a micro-batch is `(losses(rows) * mask).sum()` divided by that number; `backward` adds its
-# gradient to what is in `.grad`. So before the second time `.grad` must be zero.
+# gradient to what is in `.grad`. So what must be there before the second time?
 
 # %% [markdown] tags=["hint"]
-# `N = max(1, sum(mask.sum().item() for _, mask in micro_batches))`. Set `p.grad =
-# torch.zeros_like(p)` for each parameter. For each micro-batch: `share = ...`,
+# `N = max(1, sum(mask.sum().item() for _, mask in micro_batches))`. Set `p.grad` to
+# `{{EMPTIED}}` for each parameter. For each micro-batch: `share = ...`,
 # `share.backward()`, `total += share.item()`. The float is summed from shares already divided by N.
 
 
@@ -58,7 +78,7 @@ def accumulate(parameters, losses, micro_batches):
 def accumulate(parameters, losses, micro_batches):
     N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
     for p in parameters:
-        p.grad = torch.zeros_like(p)
+        p.grad = {{EMPTIED}}
     total = 0.0
     for rows, mask in micro_batches:
         share = (losses(rows) * mask).sum() / N
@@ -70,7 +90,7 @@ def accumulate(parameters, losses, micro_batches):
 # %% tags=["check"]
 from minimtnlg.course.check import Feedback, expect
 
-MEAN = "the lesson's section Idea, 'A batch in pieces'"
+IDEA = "the lesson's section Idea, 'A batch in pieces'"
 
 
 def _run(student, weights, losses, batches, before=None):
@@ -99,19 +119,21 @@ W = [torch.tensor(1.0, dtype=torch.float64)]
 
 
 def the_target(student):
-    """A lonely token with loss 6 and three with loss 2"""
-    batches = [(_one(6), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
+    """A lonely token with a large loss and three with loss 2"""
+    batches = [(_one(LONELY), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
     loss, (gradient,) = _run(student, W, _product, batches)
-    expect(loss, 3.0, "the loss of 6 | 2 2 2", f"{MEAN}: a mean over tokens")
-    expect(gradient.item(), 3.0, "the gradient of 6 | 2 2 2", f"{MEAN}: divide before backward")
+    case = f"of {LONELY} | 2 2 2"
+    expect(loss, float(MEAN), f"the loss {case}", f"{IDEA}: a mean over tokens")
+    look_at = f"{IDEA}: divide before backward"
+    expect(gradient.item(), float(MEAN), f"the gradient {case}", look_at)
 
 
 def masked_tokens_do_not_count(student):
     """Masked tokens count neither above nor below the fraction bar"""
     batches = [(_one(6, 9, 9), _one(1, 0, 0)), (_one(2, 2, 2), _one(1, 1, 1))]
     loss, (gradient,) = _run(student, W, _product, batches)
-    expect(loss, 3.0, "the loss of 6 (9) (9) | 2 2 2, masked in brackets", MEAN)
-    expect(gradient.item(), 3.0, "its gradient", MEAN)
+    expect(loss, 3.0, "the loss of 6 (9) (9) | 2 2 2, masked in brackets", IDEA)
+    expect(gradient.item(), 3.0, "its gradient", IDEA)
 
 
 def any_cut_gives_the_same(student):
@@ -127,12 +149,13 @@ def any_cut_gives_the_same(student):
 
 
 # %% tags=["hidden"]
-def old_gradients_do_not_count(student):
-    """Gradients of the step before are gone"""
+def gradients_of_the_step_before(student):
+    """Gradients of the step before, as the statement has it"""
     batches = [(_one(6), _one(1)), (_one(2, 2, 2), _one(1, 1, 1))]
     _, (gradient,) = _run(student, W, _product, batches, before=100.0)
-    look_at = "backward adds to what .grad holds: it must be zero before the first backward"
-    expect(gradient.item(), 3.0, "the gradient when .grad held 100 before", look_at)
+    look_at = f"backward adds to what .grad holds. {OLD_SAID}"
+    wanted = 3.0 if OLD == "gone" else 103.0
+    expect(gradient.item(), wanted, "the gradient 3 when .grad held 100 before", look_at)
 
 
 def nothing_to_count(student):
@@ -143,7 +166,7 @@ def nothing_to_count(student):
         loss, (gradient, untouched) = _run(student, two, _product, batches)
         name = "the whole batch masked" if mean == 0 else "the first and last of three masked"
         expect(loss, mean, f"the loss, {name}", "0 divided by 0 is not 0")
-        expect(gradient, torch.tensor(mean, dtype=torch.float64), f"the gradient, {name}", MEAN)
+        expect(gradient, torch.tensor(mean, dtype=torch.float64), f"the gradient, {name}", IDEA)
         what = f"the gradient of a parameter that no loss depends on, {name}"
         expect(untouched, two[1], what, "zero, not None")
 
@@ -184,9 +207,9 @@ def a_small_network(student):
     expected = torch.autograd.grad(mean, whole)
     batches = list(zip(rows.split(2), mask.split(2), strict=True))
     loss, gradients = _run(student, weights, losses, batches)
-    expect(loss, mean.item(), "the loss of six rows of seven tokens, two at a time", MEAN)
+    expect(loss, mean.item(), "the loss of six rows of seven tokens, two at a time", IDEA)
     for name, got, wanted in zip("AbC", gradients, expected, strict=True):
-        expect(got, wanted, f"the gradient of {name}", MEAN)
+        expect(got, wanted, f"the gradient of {name}", IDEA)
 
 
 # %% tags=["wrong"]
@@ -252,13 +275,32 @@ def counts_masked_tokens(parameters, losses, micro_batches):
     return total
 
 
-def keeps_old_gradients(parameters, losses, micro_batches):
-    """Caught by: old_gradients_do_not_count. Forgets that backward adds to what is there."""
+def old_gradients_the_other_way(parameters, losses, micro_batches):
+    """Caught by: gradients_of_the_step_before. Whether backward adds or not is taken from habit."""
     before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+    if OLD == "kept":
+        for p in parameters:
+            p.grad = None
     loss = accumulate(parameters, losses, micro_batches)
-    for p, old in zip(parameters, before, strict=True):
-        p.grad += old
+    if OLD == "gone":
+        for p, old in zip(parameters, before, strict=True):
+            p.grad += old
     return loss
+
+
+def divides_the_old_ones_too(parameters, losses, micro_batches):
+    """Caught by: gradients_of_the_step_before. Sums first, and divides .grad by N at the end."""
+    N = max(1, sum(mask.sum().item() for _, mask in micro_batches))
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    total = 0.0
+    for rows, mask in micro_batches:
+        share = (losses(rows) * mask).sum()
+        share.backward()
+        total += share.item()
+    for p in parameters:
+        p.grad /= N
+    return total / N
 
 
 def skips_nothing(parameters, losses, micro_batches):
@@ -295,3 +337,18 @@ def one_backward_at_the_end(parameters, losses, micro_batches):
     total = sum((losses(rows) * mask).sum() for rows, mask in micro_batches) / N
     total.backward()
     return total.item()
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** Your function goes over the masks before the first backward. In a job of many replicas, what
+# would have to be known before the first backward, and what would go wrong without it?
+#
+# **A.** The number of tokens that count on *all* replicas. With its own number each replica makes the
+# mean over its own tokens, and the mean of these means counts the tokens of a nearly empty replica far
+# too much.
+#
+# **Q.** Every token counts in every micro-batch, and all micro-batches have the same size. Does the usual
+# code (mean loss of each, divided by m) give the same as yours? So why not use it?
+#
+# **A.** It does. But the first padded or masked sequence makes it wrong, and nothing shows it: the loss
+# goes on falling.

@@ -1,7 +1,10 @@
 # ---
 # mark: 3
 # minutes: 40
+# help: empty
 # needs: [saved tensor, autograd.Function, activation checkpointing]
+# draws:
+#   PLACE: [first, last]
 # ---
 
 # %% [markdown]
@@ -10,13 +13,16 @@
 # The lesson's `Checkpoint` takes one tensor and gives one. A real layer takes several (some need no
 # gradient, such as token numbers), may give several, and draws dropout masks.
 #
-# Write `Checkpoint`. `Checkpoint.apply(function, *inputs)` returns what `function(*inputs)`
-# returns, one tensor or a tuple of tensors.
+# Write `Checkpoint`. `Checkpoint.apply({{ARGUMENTS}})` returns what `function(*inputs)` returns, one
+# tensor or a tuple of tensors. The function comes {{PLACE}}.
 #
 # **Target:** inputs and weights get the gradients of a plain call, to the last digit. Nothing but
 # the inputs is kept between forward and backward. `function` runs once in forward and once in
 # backward. Dropout that uses PyTorch's global generator (of the CPU) draws the same mask both
 # times. After backward the generator goes on as if there had been no second run.
+
+# %% tags=["target"]
+ARGUMENTS = {"first": "function, *inputs", "last": "*inputs, function"}[PLACE]
 
 # %%
 import torch
@@ -24,13 +30,13 @@ import torch
 
 # %% tags=["stub"]
 class Checkpoint(torch.autograd.Function):
-    """function(*inputs) that keeps only the inputs.
+    """Checkpoint.apply({{ARGUMENTS}}): function(*inputs), keeping only the inputs.
 
     function: takes tensors, gives a tensor or a tuple of tensors. inputs: tensors of any dtype.
     """
 
     @staticmethod
-    def forward(ctx, function, *inputs):
+    def forward(ctx, *arguments):
         raise NotImplementedError("keep the inputs and the generator's state, return the result")
 
     @staticmethod
@@ -39,24 +45,38 @@ class Checkpoint(torch.autograd.Function):
 
 
 # %% [markdown] tags=["hint"]
-# Begin with the lesson's `Checkpoint` and replace `x` by `*inputs`. In the second run, which inputs
+# Begin with the lesson's `Checkpoint` and replace `x` by the inputs. In the second run, which inputs
 # may require a gradient? Compare `x.requires_grad` before and after `detach`.
 
 # %% [markdown] tags=["hint"]
 # `torch.autograd.backward(outputs, gradients)` is `y.backward(gradient)` for several outputs. It
 # too fills `.grad` of the weights and of the detached inputs. Return one entry for each argument of
-# `forward`: `None` for `function`, then the `.grad` of each input (a tuple, not a list in a tuple).
+# `forward`, in their order: `None` for `function` and the `.grad` of each input (a tuple, not a list
+# in a tuple).
 
 # %% [markdown] tags=["hint"]
 # Store `torch.get_rng_state()` on `ctx` before the first run. In backward,
 # `with torch.enable_grad(), torch.random.fork_rng():` turns recording on, and at its end gives the
 # generator its present state back. Inside it, `torch.set_rng_state(...)` sets the old state.
 
+# %% [markdown] tags=["oral"]
+# **Q.** What goes wrong if you call backward on the saved input itself, and not on a detached copy?
+#
+# **A.** The copy has no history. Through the saved input the second backward would go on into the
+# layers before it, which autograd then does once more: their gradients count twice.
+#
+# **Q.** Whose gradients does your Function return, and how do the weights inside get theirs?
+#
+# **A.** It returns those of its arguments. The weights are no arguments; backward of the second run
+# adds to their `.grad` by itself.
+
 
 # %% tags=["solution"]
 class Checkpoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, *inputs):
+    def forward(ctx, *arguments):
+        inputs = list(arguments)
+        function = inputs.pop({"first": 0, "last": -1}["{{PLACE}}"])
         ctx.function, ctx.random = function, torch.get_rng_state()
         ctx.save_for_backward(*inputs)
         return function(*inputs)
@@ -70,7 +90,8 @@ class Checkpoint(torch.autograd.Function):
         if isinstance(outputs, torch.Tensor):
             outputs = (outputs,)
         torch.autograd.backward(outputs, gradients)
-        return None, *(x.grad for x in inputs)
+        found = [x.grad for x in inputs]
+        return {"first": (None, *found), "last": (*found, None)}["{{PLACE}}"]
 
 
 # %% tags=["check"]
@@ -82,6 +103,16 @@ from minimtnlg.course.check import Feedback, expect
 
 def _plain(function, *inputs):
     return function(*inputs)
+
+
+def _checkpointed(student):
+    """A call that takes the function first, wherever the student's class takes it."""
+
+    def call(function, *inputs):
+        arguments = (function, *inputs) if PLACE == "first" else (*inputs, function)
+        return student.apply(*arguments)
+
+    return call
 
 
 def _piece():
@@ -109,7 +140,7 @@ def input_gradient(student):
     module, x = _piece()
     y = _run(_plain, module, x)
     wanted, x.grad = x.grad, None
-    got = _run(student.apply, module, x)
+    got = _run(_checkpointed(student), module, x)
     expect(got, y, "the output")
     expect(x.grad, wanted, "the gradient of the input", "is the second run cut off by detach?")
 
@@ -120,7 +151,7 @@ def weight_gradients(student):
     _run(_plain, module, x)
     wanted = {name: p.grad for name, p in module.named_parameters()}
     module.zero_grad()
-    _run(student.apply, module, x)
+    _run(_checkpointed(student), module, x)
     got = {name: p.grad for name, p in module.named_parameters()}
     if all(g is None for g in got.values()):
         raise Feedback(
@@ -139,7 +170,7 @@ def runs_twice(student):
         runs.append(torch.is_grad_enabled())
         return module(x)
 
-    y = student.apply(counted, x)
+    y = _checkpointed(student)(counted, x)
     expect(len(runs), 1, "runs of the function in forward")
     y.sum().backward()
     expect(len(runs), 2, "runs of the function after backward", "keep the inputs, not the graph")
@@ -160,7 +191,7 @@ def keeps_only_the_input(student):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = student.apply(watched, x)
+        y = _checkpointed(student)(watched, x)
     gc.collect()
     if inside[0]() is not None:
         raise Feedback(
@@ -187,7 +218,7 @@ def inputs_without_gradient(student):
 
     _run(_plain, function, rows, x, fixed)
     wanted, x.grad = x.grad, None
-    _run(student.apply, function, rows, x, fixed)
+    _run(_checkpointed(student), function, rows, x, fixed)
     expect(x.grad, wanted, "the gradient of the one input that needs it")
     if rows.grad is not None or fixed.grad is not None or fixed.requires_grad:
         raise Feedback("an input that needs no gradient", "no .grad", "a gradient", "requires_grad")
@@ -203,7 +234,7 @@ def several_outputs(student):
 
     wanted = _run(_plain, function, x)
     gradient, x.grad = x.grad, None
-    expect(_run(student.apply, function, x), wanted, "the outputs")
+    expect(_run(_checkpointed(student), function, x), wanted, "the outputs")
     expect(x.grad, gradient, "the gradient of the input, through both outputs")
 
 
@@ -220,7 +251,7 @@ def several_inputs(student):
         return {"x": x.grad, "z": z.grad, "weight": module[0].weight.grad.clone()}
 
     wanted = through(_plain)
-    expect(through(student.apply), wanted, "the gradients before the checkpoint")
+    expect(through(_checkpointed(student)), wanted, "the gradients before the checkpoint")
 
 
 def same_dropout_twice(student):
@@ -233,7 +264,7 @@ def same_dropout_twice(student):
     y = _run(_plain, function, x)
     wanted, x.grad = x.grad, None
     torch.manual_seed(3)
-    got = student.apply(function, x)
+    got = _checkpointed(student)(function, x)
     torch.rand(7)  # something else draws before backward, as the next layer would
     got.square().sum().backward()
     expect(got, y[0], "the output")
@@ -253,14 +284,15 @@ def the_generator_goes_on(student):
         return torch.rand(3)
 
     look_at = "what the second run draws must not count: fork_rng gives the state back"
-    expect(draws_after(student.apply), draws_after(_plain), "the next random numbers", look_at)
+    right = draws_after(_plain)
+    expect(draws_after(_checkpointed(student)), right, "the next random numbers", look_at)
 
 
 def notices_a_changed_input(student):
     """An input overwritten before backward is noticed, as everywhere in autograd"""
     module, x = _piece()
     middle = x * 2
-    y = student.apply(module, middle)
+    y = _checkpointed(student)(module, middle)
     with torch.no_grad():
         middle.zero_()
     try:
@@ -274,6 +306,16 @@ def notices_a_changed_input(student):
 
 
 # %% tags=["wrong"]
+def _parted(arguments):
+    """(function, inputs)"""
+    inputs = list(arguments)
+    return inputs.pop(0 if PLACE == "first" else -1), inputs
+
+
+def _results(gradients):
+    return (None, *gradients) if PLACE == "first" else (*gradients, None)
+
+
 def _copies(ctx):
     return [x.detach().requires_grad_(x.requires_grad) for x in ctx.saved_tensors]
 
@@ -292,7 +334,7 @@ class forgets_to_detach(Checkpoint):
     def backward(ctx, *gradients):
         inputs = ctx.saved_tensors
         torch.autograd.backward(_second_run(ctx, inputs), gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
 
 
 class inputs_only(Checkpoint):
@@ -303,7 +345,7 @@ class inputs_only(Checkpoint):
         inputs = _copies(ctx)
         wanted = [x for x in inputs if x.requires_grad]
         found = iter(torch.autograd.grad(_second_run(ctx, inputs), wanted, gradients))
-        return None, *(next(found) if x.requires_grad else None for x in inputs)
+        return _results(next(found) if x.requires_grad else None for x in inputs)
 
 
 class second_run_not_recorded(Checkpoint):
@@ -314,7 +356,7 @@ class second_run_not_recorded(Checkpoint):
         inputs = _copies(ctx)
         outputs = ctx.function(*inputs)
         torch.autograd.backward(outputs, gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
 
 
 class fresh_dropout(Checkpoint):
@@ -336,14 +378,15 @@ class winds_the_generator_back(Checkpoint):
         with torch.enable_grad():
             outputs = ctx.function(*inputs)
         torch.autograd.backward(outputs, gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
 
 
 class keeps_the_graph(torch.autograd.Function):
     """Caught by: runs_twice. The first run is recorded and kept: right gradients, nothing saved."""
 
     @staticmethod
-    def forward(ctx, function, *inputs):
+    def forward(ctx, *arguments):
+        function, inputs = _parted(arguments)
         ctx.inputs = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
         with torch.enable_grad():
             outputs = function(*ctx.inputs)
@@ -354,15 +397,15 @@ class keeps_the_graph(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         torch.autograd.backward(ctx.outputs, gradients)
-        return None, *(x.grad for x in ctx.inputs)
+        return _results(x.grad for x in ctx.inputs)
 
 
 class keeps_the_output_as_well(Checkpoint):
     """Caught by: keeps_only_the_input. What is computed is put aside, to be on the safe side."""
 
     @staticmethod
-    def forward(ctx, function, *inputs):
-        outputs = Checkpoint.forward(ctx, function, *inputs)
+    def forward(ctx, *arguments):
+        outputs, (_, inputs) = Checkpoint.forward(ctx, *arguments), _parted(arguments)
         ctx.save_for_backward(*inputs, *(outputs if isinstance(outputs, tuple) else (outputs,)))
         ctx.count = len(inputs)
         return outputs
@@ -371,7 +414,7 @@ class keeps_the_output_as_well(Checkpoint):
     def backward(ctx, *gradients):
         inputs = _copies(ctx)[: ctx.count]
         torch.autograd.backward(_second_run(ctx, inputs), gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
 
 
 class every_input_needs_a_gradient(Checkpoint):
@@ -381,7 +424,16 @@ class every_input_needs_a_gradient(Checkpoint):
     def backward(ctx, *gradients):
         inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
         torch.autograd.backward(_second_run(ctx, inputs), gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
+
+
+class function_in_the_wrong_place(Checkpoint):
+    """Caught by: input_gradient. The None for the function stands in an input's place."""
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        found = list(Checkpoint.backward(ctx, *gradients))
+        return tuple(found[::-1])
 
 
 class one_output(Checkpoint):
@@ -391,14 +443,15 @@ class one_output(Checkpoint):
     def backward(ctx, *gradients):
         inputs = _copies(ctx)
         _second_run(ctx, inputs)[0].backward(gradients[0])
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)
 
 
 class inputs_on_ctx(Checkpoint):
     """Caught by: notices_a_changed_input. An attribute of ctx is taken for saving."""
 
     @staticmethod
-    def forward(ctx, function, *inputs):
+    def forward(ctx, *arguments):
+        function, inputs = _parted(arguments)
         ctx.function, ctx.random, ctx.inputs = function, torch.get_rng_state(), inputs
         return function(*inputs)
 
@@ -406,4 +459,4 @@ class inputs_on_ctx(Checkpoint):
     def backward(ctx, *gradients):
         inputs = [x.detach().requires_grad_(x.requires_grad) for x in ctx.inputs]
         torch.autograd.backward(_second_run(ctx, inputs), gradients)
-        return None, *(x.grad for x in inputs)
+        return _results(x.grad for x in inputs)

@@ -1,7 +1,11 @@
 # ---
 # mark: 3
 # minutes: 40
+# help: empty
 # needs: [rank, process group, collective]
+# draws:
+#   ROUND: [right, left]
+#   RANKS: [4, 3, 5]
 # ---
 
 # %% [markdown]
@@ -13,11 +17,19 @@
 # `send(tensor, to)` returns when rank `to` has begun to receive. `receive(tensor, source)` fills
 # `tensor` with what rank `source` sends; it must have the right shape and type already.
 #
+# On this network messages go round to the {{ROUND}}: rank $r$ sends to rank $r {{SIGN}} 1$ alone, and
+# the ring is closed.
+#
 # **Target:** every rank returns the sum of all `x`, the same bits on each, and its own `x` is as
 # before. For 2, 3, 4 ... ranks and at least one element a rank; no rank waits for ever. If $n$
-# divides the length, each rank sends exactly $2(n-1)/n$ of the tensor, in $2(n-1)$ messages.
+# divides the length, each rank sends exactly $2(n-1)/n$ of the tensor, in $2(n-1)$ messages:
+# {{RANKS}} ranks send {{SENT}} numbers each of a tensor of {{LENGTH}}.
 #
 # To try it: `run(lambda: ring_all_reduce(torch.arange(4.0), send, receive), 2, timeout=10)`.
+
+# %% tags=["target"]
+SIGN, BACK = {"right": ("+", "-"), "left": ("-", "+")}[ROUND]
+LENGTH, SENT = 2 * RANKS, 4 * (RANKS - 1)
 
 # %%
 import torch
@@ -53,14 +65,15 @@ def ring_all_reduce(x, send, receive):
 
 
 # %% [markdown] tags=["hint"]
-# Begin with the lesson's `shift`: send to the right, receive from the left. If all ranks send
+# Begin with the lesson's `shift`: send to one side, receive from the other. If all ranks send
 # first, all wait. What if every other rank receives first? Try it on paper with three ranks as
 # well: two neighbours then do the same, and still nobody waits for ever.
 
 # %% [markdown] tags=["hint"]
 # `x.tensor_split(n)` cuts any length into $n$ pieces; they are views of `x`, so write into copies.
 # Before receiving you need an empty tensor of the right length: that of the piece which comes, and
-# not of the one which goes. In step $i$ of the reduce-scatter, rank $r$ receives piece $r-1-i$.
+# not of the one which goes. In step $i$ of the reduce-scatter, rank $r$ receives piece
+# $r {{BACK}} 1 {{BACK}} i$.
 
 # %% [markdown] tags=["hint"]
 # ```python
@@ -68,35 +81,48 @@ def ring_all_reduce(x, send, receive):
 #     incoming = piece.new_empty(length)
 #     if rank % 2 == 0:  # send, then receive; odd ranks the other way round
 # ```
-# Reduce-scatter: begin with piece $r - 1$; in step $i = 1, \dots, n - 1$ shift, then add your own
-# piece $r - 1 - i$. Now you hold piece $r$, complete. All-gather: in step $i$ shift again; what
-# comes is the complete piece $r - i$. All indices modulo $n$; at the end `torch.cat`.
+# Reduce-scatter: begin with piece $r {{BACK}} 1$; in step $i = 1, \dots, n - 1$ shift, then add your
+# own piece $r {{BACK}} 1 {{BACK}} i$. Now you hold piece $r$, complete. All-gather: in step $i$ shift
+# again; what comes is the complete piece $r {{BACK}} i$. All indices modulo $n$; at the end
+# `torch.cat`.
+
+# %% [markdown] tags=["oral"]
+# **Q.** Three ranks, and every other rank receives first. Two neighbours then do the same thing. Why
+# does nobody wait for ever?
+#
+# **A.** Ranks 0 and 2 send first, rank 1 receives first. Rank 1 takes what one of them sends; that
+# one can then receive, which frees the other. A circle needs everybody to wait in the same call.
+#
+# **Q.** Why do all ranks end with the same bits, although each adds numbers in an order of its own?
+#
+# **A.** They don't: each piece is summed once, along one way round the ring, and then copied. Two
+# pieces have two orders, but each of them has only one.
 
 
 # %% tags=["solution"]
 def ring_all_reduce(x, send, receive):
     rank, n = dist.get_rank(), dist.get_world_size()
-    right, left = (rank + 1) % n, (rank - 1) % n
+    side = {"right": 1, "left": -1}["{{ROUND}}"]
 
     def shift(piece, like):
         incoming = torch.empty_like(like)
         if rank % 2 == 0:
-            send(piece, right)
-            receive(incoming, left)
+            send(piece, (rank + side) % n)
+            receive(incoming, (rank - side) % n)
         else:
-            receive(incoming, left)
-            send(piece, right)
+            receive(incoming, (rank - side) % n)
+            send(piece, (rank + side) % n)
         return incoming
 
     mine = x.tensor_split(n)
-    moving = mine[(rank - 1) % n]
+    moving = mine[(rank - side) % n]
     for step in range(1, n):
-        own = mine[(rank - 1 - step) % n]
+        own = mine[(rank - side * (1 + step)) % n]
         moving = shift(moving, own) + own
     whole = [moving] * n
     for step in range(1, n):
-        moving = shift(moving, mine[(rank - step) % n])
-        whole[(rank - step) % n] = moving
+        moving = shift(moving, mine[(rank - side * step) % n])
+        whole[(rank - side * step) % n] = moving
     return torch.cat(whole)
 
 
@@ -107,11 +133,11 @@ from functools import cache
 from minimtnlg.course.check import Feedback, expect
 from minimtnlg.ranks import RankError
 
-_PATIENCE = 6  # seconds; a job takes a fraction of one
+_PATIENCE = 10  # seconds; a job takes a fraction of one
 
 
 def _program(student, length, whole_numbers):
-    """What one rank does and reports: (result, its x before, its x after, elements sent)."""
+    """What one rank does and reports: (result, its x before, its x after, [(elements, to)])."""
     rank, messages = dist.get_rank(), []
     x = torch.randn(length, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
     if whole_numbers:
@@ -119,7 +145,7 @@ def _program(student, length, whole_numbers):
     before = x.clone()
 
     def counted_send(tensor, to):
-        messages.append(tensor.numel())
+        messages.append((tensor.numel(), to))
         send(tensor, to)
 
     result = student(x, counted_send, receive)
@@ -179,26 +205,35 @@ def two_ranks(student):
     _check_sum(student, 2, 8)
 
 
-def four_ranks(student):
-    """Four ranks return, with the sum"""
-    _check_sum(student, 4, 8)
+def more_ranks(student):
+    """The ranks of the target return, with the sum"""
+    _check_sum(student, RANKS, LENGTH)
 
 
 def leaves_the_input(student):
     """Each rank's own x is as before"""
-    for rank, (_, before, after, _) in enumerate(_reports(student, 4, 8)):
+    for rank, (_, before, after, _) in enumerate(_reports(student, RANKS, LENGTH)):
         look_at = "pieces made by chunk or tensor_split are views: += changes x"
-        expect(after, before, f"x on rank {rank} of 4 after the call", look_at)
+        expect(after, before, f"x on rank {rank} of {RANKS} after the call", look_at)
 
 
 def traffic(student):
     """Each rank sends 2 (n - 1) / n of the tensor"""
-    for rank, (*_, messages) in enumerate(_reports(student, 4, 8)):
-        what = f"elements that rank {rank} of 4 sends, for a tensor of 8"
-        look_at = "each message is one piece of four, in each of 6 steps"
+    for rank, (*_, messages) in enumerate(_reports(student, RANKS, LENGTH)):
+        what = f"elements that rank {rank} of {RANKS} sends, for a tensor of {LENGTH}"
+        look_at = f"each message is one piece of {RANKS}, in each of {2 * RANKS - 2} steps"
         if not messages:
             look_at = "only what goes through the `send` that your function is given is counted"
-        expect(sum(messages), 12, what, look_at)
+        expect(sum(size for size, _ in messages), SENT, what, look_at)
+
+
+def goes_round_one_way(student):
+    """Every message goes to the neighbour on the side of the statement"""
+    for rank, (*_, messages) in enumerate(_reports(student, RANKS, LENGTH)):
+        neighbour = (rank + 1 if ROUND == "right" else rank - 1) % RANKS
+        what = f"the ranks to which rank {rank} of {RANKS} sends"
+        look_at = f"the ring of the statement goes to the {ROUND}; the pieces follow it"
+        expect(sorted({to for _, to in messages}), [neighbour], what, look_at)
 
 
 # %% tags=["hidden"]
@@ -212,7 +247,8 @@ def five_ranks(student):
     _check_sum(student, 5, 20)
     for rank, (*_, messages) in enumerate(_reports(student, 5, 20)):
         what = f"elements in the messages of rank {rank} of 5, for a tensor of 20"
-        expect(messages, [4] * 8, what, "2 (n - 1) messages of one piece each")
+        sizes = [size for size, _ in messages]
+        expect(sizes, [4] * 8, what, "2 (n - 1) messages of one piece each")
 
 
 def uneven_length(student):
@@ -234,24 +270,27 @@ def same_bits_everywhere(student):
 
 
 # %% tags=["wrong"]
-def _shift(piece, like, send, receive):
+_SIDE = 1 if ROUND == "right" else -1
+
+
+def _shift(piece, like, send, receive, side=_SIDE):
     rank, n = dist.get_rank(), dist.get_world_size()
     incoming = torch.empty_like(like)
     for sending in (True, False) if rank % 2 == 0 else (False, True):
         if sending:
-            send(piece, (rank + 1) % n)
+            send(piece, (rank + side) % n)
         else:
-            receive(incoming, (rank - 1) % n)
+            receive(incoming, (rank - side) % n)
     return incoming
 
 
-def _scatter(x, send, receive):
+def _scatter(x, send, receive, side=_SIDE):
     rank, n = dist.get_rank(), dist.get_world_size()
     mine = x.tensor_split(n)
-    moving = mine[(rank - 1) % n]
+    moving = mine[(rank - side) % n]
     for step in range(1, n):
-        own = mine[(rank - 1 - step) % n]
-        moving = _shift(moving, own, send, receive) + own
+        own = mine[(rank - side * (1 + step)) % n]
+        moving = _shift(moving, own, send, receive, side) + own
     return mine, moving
 
 
@@ -261,8 +300,8 @@ def everybody_sends_first(x, send, receive):
     total, moving = x.clone(), x
     for _ in range(n - 1):
         incoming = torch.empty_like(x)
-        send(moving, (rank + 1) % n)
-        receive(incoming, (rank - 1) % n)
+        send(moving, (rank + _SIDE) % n)
+        receive(incoming, (rank - _SIDE) % n)
         total, moving = total + incoming, incoming
     return total
 
@@ -312,11 +351,11 @@ def adds_into_the_input(x, send, receive):
     rank, n = dist.get_rank(), dist.get_world_size()
     mine = x.tensor_split(n)
     for step in range(1, n):
-        own = mine[(rank - 1 - step) % n]
-        own += _shift(mine[(rank - step) % n], own, send, receive)
+        own = mine[(rank - _SIDE * (1 + step)) % n]
+        own += _shift(mine[(rank - _SIDE * step) % n], own, send, receive)
     for step in range(1, n):
-        piece = mine[(rank - step) % n]
-        piece.copy_(_shift(mine[(rank - step + 1) % n], piece, send, receive))
+        piece = mine[(rank - _SIDE * step) % n]
+        piece.copy_(_shift(mine[(rank - _SIDE * (step - 1)) % n], piece, send, receive))
     return x.clone()
 
 
@@ -331,25 +370,26 @@ def expects_what_it_sends(x, send, receive):
     """Caught by: uneven_length. The piece that comes is thought to be as long as the one sent."""
     rank, n = dist.get_rank(), dist.get_world_size()
     mine = x.tensor_split(n)
-    moving = mine[(rank - 1) % n]
+    moving = mine[(rank - _SIDE) % n]
     for step in range(1, n):
-        moving = _shift(moving, moving, send, receive) + mine[(rank - 1 - step) % n]
+        own = mine[(rank - _SIDE * (1 + step)) % n]
+        moving = _shift(moving, moving, send, receive) + own
     whole = [moving] * n
     for step in range(1, n):
         moving = _shift(moving, moving, send, receive)
-        whole[(rank - step) % n] = moving
+        whole[(rank - _SIDE * step) % n] = moving
     return torch.cat(whole)
 
 
 def forgets_to_close_the_ring(x, send, receive):
-    """Caught by: two_ranks. The right-hand neighbour is rank + 1, also of the last rank."""
+    """Caught by: two_ranks. The neighbour is the next number, also where there is none."""
     rank, incoming = dist.get_rank(), torch.empty_like(x)
     if rank % 2 == 0:
-        send(x, rank + 1)
-        receive(incoming, rank - 1)
+        send(x, rank + _SIDE)
+        receive(incoming, rank - _SIDE)
     else:
-        receive(incoming, rank - 1)
-        send(x, rank + 1)
+        receive(incoming, rank - _SIDE)
+        send(x, rank + _SIDE)
     return x + incoming
 
 
@@ -357,10 +397,21 @@ def one_piece_off(x, send, receive):
     """Caught by: two_ranks. After the reduce-scatter rank r is thought to hold piece r + 1."""
     rank, n = dist.get_rank(), dist.get_world_size()
     mine, moving = _scatter(x, send, receive)
-    came = [moving]  # piece r, then r - 1, ...
+    came = [moving]  # piece r, then that of the neighbour, ...
     for step in range(1, n):
-        came.append(_shift(came[-1], mine[(rank - step) % n], send, receive))
-    return torch.cat([came[(rank + 1 - piece) % n] for piece in range(n)])
+        came.append(_shift(came[-1], mine[(rank - _SIDE * step) % n], send, receive))
+    return torch.cat([came[(_SIDE * (rank - piece) + 1) % n] for piece in range(n)])
+
+
+def the_other_way_round(x, send, receive):
+    """Caught by: goes_round_one_way. The same ring turned round: only its direction is wrong."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine, moving = _scatter(x, send, receive, -_SIDE)
+    whole = [moving] * n
+    for step in range(1, n):
+        place = (rank + _SIDE * step) % n
+        whole[place] = moving = _shift(moving, mine[place], send, receive, -_SIDE)
+    return torch.cat(whole)
 
 
 def doubles_its_partners(x, send, receive):

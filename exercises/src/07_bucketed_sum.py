@@ -1,14 +1,17 @@
 # ---
 # mark: 3
 # minutes: 40
+# help: empty
 # needs: [rank, micro-batch, number format, collective, bucket, gradient hook, overlap]
+# draws:
+#   GIVES: [sum, mean]
 # ---
 
 # %% [markdown]
 # # The bucket machine, for real use
 #
-# Write the class that sums the gradients of a step over all micro-batches and all ranks. A program
-# uses it like this:
+# Write the class that sums the gradients of a step over all micro-batches, and takes the {{GIVES}} of
+# that over all ranks. A program uses it like this:
 #
 # ```python
 # sums = BucketedSum(buckets, all_reduce)
@@ -34,8 +37,15 @@
 #   the gradients that are returned. In float64 they stay float64: `torch.promote_types(p.dtype,
 #   torch.float32)`.
 #
-# **Target:** gradients equal those of one process; one all-reduce for each bucket and step, whose
-# bytes are those of the sums; the first leaves while backward still computes.
+# **Target:** {{AS_WHAT}}; one all-reduce for each bucket and step, whose bytes are those of the sums;
+# the first leaves while backward still computes.
+
+# %% tags=["target"]
+AS_WHAT = {
+    "sum": "gradients are those of one process that adds up all losses",
+    "mean": "gradients are those of one process that takes the mean of the losses of all ranks, as "
+    "PyTorch's DDP does",
+}[GIVES]
 
 # %%
 from functools import partial
@@ -83,7 +93,20 @@ class BucketedSum:
 # ```
 # `leave` takes bucket `len(self.under_way)`: `flat = torch.cat([self.sums[p].flatten() for p in
 # bucket])`, and appends `(flat, self.all_reduce(flat))`. `finish`: leave until all have left, call
-# each wait, cut `flat` with `split`, then set sums, `missing` and `under_way` anew.
+# each wait, cut `flat` with `split`, then set sums, `missing` and `under_way` anew. (And the {{GIVES}}
+# over the ranks? An all-reduce adds.)
+
+# %% [markdown] tags=["oral"]
+# **Q.** Your hook looks at a bucket that is not its own. When, and why must it?
+#
+# **A.** Buckets leave in one order. A bucket that filled early waits for those before it; the hook
+# that fills the last of those lets several leave.
+#
+# **Q.** A parameter got its gradient in the first micro-batch and none in the last. Why does its
+# bucket leave in `finish` only, and what would go wrong if it never left?
+#
+# **A.** Nobody can know in the last pass that the gradient will not come. If the bucket did not leave,
+# other ranks would wait for the call, or add it to the wrong one.
 
 
 # %% tags=["solution"]
@@ -129,6 +152,7 @@ class BucketedSum:
         gradients = []
         for bucket, (flat, wait) in zip(self.buckets, self.under_way, strict=True):
             wait()
+            flat = flat / {"sum": 1, "mean": dist.get_world_size()}["{{GIVES}}"]
             pieces = flat.split([p.numel() for p in bucket])
             gradients += [piece.view(p.shape) for p, piece in zip(bucket, pieces, strict=True)]
         self.restart()
@@ -143,7 +167,7 @@ from minimtnlg.course.check import Feedback, expect
 from minimtnlg.parallel.collectives import Recorder
 from minimtnlg.ranks import RankError
 
-_PATIENCE = 8  # seconds; a job takes a fraction of one
+_PATIENCE = 10  # seconds; a job takes a fraction of one
 _SHAPES = [[(2, 3), (4,)], [(5,)], [(3, 2), (1,), (2,)]]  # buckets of 10, 5 and 9 elements
 _ALIKE = [[(4,)], [(2, 2)], [(1,), (3,)]]  # buckets of 4 elements: a mix-up raises no error
 
@@ -302,13 +326,14 @@ def _check_gradients(student, n, case, what, look_at, alike=False, dtype=torch.f
                 for other in range(n):
                     for gradient in (g for pas in case(other)[step] for j, g in pas if j == i):
                         right += gradient
+                right /= n if GIVES == "mean" else 1
                 name = f"{where}, gradient of parameter {i}"
                 expect(gradients[i], right.to(wide), name, look_at)
 
 
 def two_ranks(student):
-    """Two ranks, one micro-batch: both get the sum"""
-    look_at = "the lesson's class Buckets: the order of the pieces, and no division anywhere"
+    """Two ranks, one micro-batch: both get what the statement says"""
+    look_at = f"the lesson's class Buckets: the order of the pieces, and the {GIVES} over the ranks"
     _check_gradients(student, 2, _one, "one micro-batch", look_at)
 
 
@@ -404,7 +429,7 @@ def a_small_network(student):
     A, b, C, _ = _weights(0)
     rows = torch.cat([_weights(rank)[-1] for rank in range(3)])
     mean = _losses(A, b, C, rows)[torch.cat(masks).bool()].mean()
-    expected = torch.autograd.grad(mean, [C, A, b])
+    expected = torch.autograd.grad(mean / (3 if GIVES == "mean" else 1), [C, A, b])
     try:
         ranks = run(_network, 3, student, masks, 4, timeout=_PATIENCE)
     except RankError as error:
@@ -412,7 +437,8 @@ def a_small_network(student):
     for rank, gradients in enumerate(ranks):
         for name, got, wanted in zip("CAb", gradients, expected, strict=True):
             what = f"a small network: gradient of {name} on rank {rank} of 3"
-            expect(got, wanted, what, "the loss is divided by N already: ranks only add")
+            look_at = f"the loss is divided by the tokens of all ranks already; then the {GIVES}"
+            expect(got, wanted, what, look_at)
 
 
 # %% tags=["wrong"]
@@ -525,11 +551,12 @@ def waits_for_every_gradient(buckets, all_reduce):
     return Answer(buckets, all_reduce)
 
 
-def takes_the_mean(buckets, all_reduce):
-    """Caught by: two_ranks. Gradients are divided by the ranks, as libraries do by default."""
+def the_other_average(buckets, all_reduce):
+    """Caught by: two_ranks. A mean for the sum, as DDP does it, or a sum for the mean."""
     class Answer(BucketedSum):
         def finish(self):
-            return [x / dist.get_world_size() for x in super().finish()]
+            n = dist.get_world_size()
+            return [x / n if GIVES == "sum" else x * n for x in super().finish()]
 
     return Answer(buckets, all_reduce)
 

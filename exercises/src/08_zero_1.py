@@ -1,7 +1,10 @@
 # ---
 # mark: 3
 # minutes: 35
+# help: empty
 # needs: [rank, process group, collective, sharding, ZeRO]
+# draws:
+#   GIVES: [sum, mean]
 # ---
 
 # %% [markdown]
@@ -15,7 +18,7 @@
 # lesson are yours to use, and rows of zeros may travel along.
 #
 # **Target:** after each step every rank has the weights, in the tensors that it was given, of one
-# process that gives Adam the *sum* of all gradients. Each row of each weight has averages on one
+# process that gives Adam the *{{GIVES}}* of the ranks' gradients. Each row of each weight has averages on one
 # rank and on no other, and a rank keeps nothing else from step to step. A rank sends no more than
 # an all-reduce of the gradients would, with rows rounded up to a multiple of the ranks. The
 # gradients stay as they are.
@@ -81,8 +84,20 @@ class Zero1:
 #     return y
 # ```
 # `__init__`: for each weight `own`, a view, and `Adam(own)`. `step`: for each weight
-# `part = reduce_scatter(filled(gradient, n * rows), group)[: len(own)]`, then
+# `part = reduce_scatter(filled(gradient, n * rows), group)[: len(own)]`, which is a sum, then
 # `adam.update(own, part)`, then `w.copy_(all_gather(filled(own, rows), group)[: len(w)])`.
+
+# %% [markdown] tags=["oral"]
+# **Q.** A weight has one row and there are four ranks. Which calls does a rank without a row make,
+# and what would happen if it made none?
+#
+# **A.** The same as all others, with rows of zeros. Collectives are matched by their order, so if one
+# rank stayed away the others would wait for ever.
+#
+# **Q.** Adam hardly cares whether it gets a sum or a mean of gradients. What does care?
+#
+# **A.** The small number that is added to the root, clipping by the norm, and every optimizer that
+# moves weights by the gradient itself, such as SGD.
 
 
 # %% tags=["solution"]
@@ -99,7 +114,8 @@ class Zero1:
         n, everybody = dist.get_world_size(), dist.group.WORLD
         everything = zip(self.weights, self.rows, self.own, self.adams, gradients, strict=True)
         for w, rows, own, adam, gradient in everything:
-            part = reduce_scatter(self.filled(gradient, n * rows), everybody)
+            total = reduce_scatter(self.filled(gradient, n * rows), everybody)
+            part = total / {"sum": 1, "mean": n}["{{GIVES}}"]
             adam.update(own, part[: len(own)])
             w.copy_(all_gather(self.filled(own, rows), everybody)[: len(w)])
 
@@ -200,7 +216,7 @@ def _alone(n, shapes):
     for number in range(_STEPS):
         everyone = [_tensors(shapes, 1000 * (number + 1) + rank) for rank in range(n)]
         for i, w in enumerate(weights):
-            g = sum(gradients[i] for gradients in everyone)
+            g = sum(gradients[i] for gradients in everyone) / (n if GIVES == "mean" else 1)
             means[i] = 0.9 * means[i] + 0.1 * g
             squares[i] = 0.95 * squares[i] + 0.05 * g**2
             m, v = means[i] / (1 - 0.9 ** (number + 1)), squares[i] / (1 - 0.95 ** (number + 1))
@@ -303,6 +319,11 @@ def _rounded_up(w):
     return -(-len(w) // dist.get_world_size())
 
 
+def _given(total):
+    """What Adam is to be given, from the sum over the ranks."""
+    return total / (dist.get_world_size() if GIVES == "mean" else 1)
+
+
 class everybody_updates_everything(Zero1):
     """Caught by: keeps_its_own_averages. The weights are right: it is plain data parallelism."""
 
@@ -311,7 +332,7 @@ class everybody_updates_everything(Zero1):
 
     def step(self, gradients):
         for w, adam, gradient in zip(self.weights, self.adams, gradients, strict=True):
-            adam.update(w, all_reduce(gradient.clone(), dist.group.WORLD))
+            adam.update(w, _given(all_reduce(gradient.clone(), dist.group.WORLD)))
 
 
 class all_reduce_then_cut(Zero1):
@@ -321,7 +342,7 @@ class all_reduce_then_cut(Zero1):
         rank, everybody = dist.get_rank(), dist.group.WORLD
         everything = zip(self.weights, self.rows, self.own, self.adams, gradients, strict=True)
         for w, rows, own, adam, gradient in everything:
-            total = all_reduce(gradient.clone(), everybody)
+            total = _given(all_reduce(gradient.clone(), everybody))
             adam.update(own, total[rank * rows : (rank + 1) * rows])
             w.copy_(all_gather(self.filled(own, rows), everybody)[: len(w)])
 
@@ -334,14 +355,15 @@ class forgets_the_all_gather(Zero1):
         everything = zip(self.rows, self.own, self.adams, gradients, strict=True)
         for rows, own, adam, gradient in everything:
             part = reduce_scatter(self.filled(gradient, n * rows), dist.group.WORLD)
-            adam.update(own, part[: len(own)])
+            adam.update(own, _given(part[: len(own)]))
 
 
-class mean_of_the_gradients(Zero1):
+class the_other_average(Zero1):
     """Caught by: two_ranks. Adam divides sizes out, so a mean for a sum seems to do no harm."""
 
     def step(self, gradients):
-        Zero1.step(self, [gradient / dist.get_world_size() for gradient in gradients])
+        factor = dist.get_world_size() if GIVES == "mean" else 1 / dist.get_world_size()
+        Zero1.step(self, [gradient * factor for gradient in gradients])
 
 
 class own_gradient_alone(Zero1):
@@ -398,7 +420,8 @@ class averages_of_filled_up_rows(Zero1):
         everything = zip(self.weights, self.rows, self.own, self.adams, gradients, strict=True)
         for w, rows, own, adam, gradient in everything:
             filled = self.filled(own, rows)
-            adam.update(filled, reduce_scatter(self.filled(gradient, n * rows), everybody))
+            part = reduce_scatter(self.filled(gradient, n * rows), everybody)
+            adam.update(filled, _given(part))
             w.copy_(all_gather(filled, everybody)[: len(w)])
 
 
@@ -416,7 +439,7 @@ class whole_weights_handed_out(Zero1):
             total = gradient.clone()
             dist.reduce(total, i % n)
             if self.adams[i]:
-                self.adams[i].update(w, total)
+                self.adams[i].update(w, _given(total))
             dist.broadcast(w, i % n)
 
 

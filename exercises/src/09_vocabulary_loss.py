@@ -1,15 +1,18 @@
 # ---
 # mark: 3
 # minutes: 35
+# help: empty
 # needs: [rank, process group, collective, column-parallel]
+# draws:
+#   DEALT: [in blocks, in turn]
+#   RANKS: [4, 2]
 # ---
 
 # %% [markdown]
 # # The loss over a cut vocabulary
 #
-# $N$ tokens of text came, and each of $t$ ranks holds a part of their logits, $[N, V/t]$: rank 0 the
-# columns $0$ to $V/t - 1$ of the vocabulary, rank 1 the next $V/t$, and so on. The labels are whole
-# on every rank. Write the cross-entropy of each of the $N$ rows and its gradient.
+# $N$ tokens of text came, and each of $t$ ranks holds a part of their logits, $[N, V/t]$:
+# {{WHICH_COLUMNS}}. The labels are whole on every rank. Write the cross-entropy of each of the $N$ rows and its gradient.
 #
 # **Target:** on every rank, the $N$ losses $-\ln(e^{z_y} / \sum_j e^{z_j})$, in nats, and the
 # gradient of their sum for this rank's logits, both equal to those of one process, in float64; also
@@ -23,10 +26,32 @@
 #
 # ```python
 # def on_a_rank():
-#     logits = torch.tensor([[1.0, 2, 3, 4]]).log().chunk(2, 1)[dist.get_rank()]
+#     logits = torch.tensor([[1.0, 2, 3, 4]]).log(){{PART}}
 #     return vocabulary_loss(logits, torch.tensor([2]))
 # run(on_a_rank, 2)
 # ```
+
+# %% tags=["target"]
+WHICH_COLUMNS, PART = {
+    "in blocks": (
+        "rank 0 the columns $0$ to $V/t - 1$ of the vocabulary, rank 1 the next $V/t$, and so on",
+        ".chunk(2, 1)[dist.get_rank()]",
+    ),
+    "in turn": (
+        "the vocabulary is dealt like cards, rank 0 has the columns $0, t, 2t, \\dots$, rank 1 has "
+        "$1, t + 1, 2t + 1, \\dots$, and so on",
+        "[:, dist.get_rank()::2]",
+    ),
+}[DEALT]
+COLUMN = {
+    "in blocks": "`labels - dist.get_rank() * logits.shape[1]` is the column of the label in this "
+    "rank's part. It is negative or too large where another rank has it; then this rank adds zero. "
+    "Put your own column in range (`clamp`) before you look anything up, and keep a mask that says "
+    "where it was in range.",
+    "in turn": "`labels // t` is the column of the label in the part of the rank that has it. That "
+    "is rank `labels % t`; every other rank adds zero. So keep a mask that says where the label is "
+    "here.",
+}[DEALT]
 
 # %%
 import torch
@@ -49,10 +74,7 @@ def vocabulary_loss(logits, labels):
 # sum of all exponentials, and one logit that a single rank has. In which order are they needed?
 
 # %% [markdown] tags=["hint"]
-# `labels - dist.get_rank() * logits.shape[1]` is the column of the label in this rank's part. It is
-# negative or too large where another rank has it; then this rank adds zero. The two sums travel in
-# one call: `torch.stack([first, second])`. Put your own column in range (`clamp`) before you look
-# anything up, and keep a mask that says where it was in range.
+# {{COLUMN}} The two sums travel in one call: `torch.stack([first, second])`.
 
 # %% [markdown] tags=["hint"]
 # ```python
@@ -65,6 +87,18 @@ def vocabulary_loss(logits, labels):
 # With `total, label = sums`, a loss is `total.log() - label`: the shift falls out. The gradient is
 # the probability, `shifted.exp() / total[:, None]`, less 1 at the label's column, where it is here.
 
+# %% [markdown] tags=["oral"]
+# **Q.** Why does the largest logit need a call of its own, before the two sums?
+#
+# **A.** The exponentials of all ranks must be shifted by the same number, or their sums don't fit
+# together. So it has to be known before they are taken.
+#
+# **Q.** Your function sends nothing to make the gradient. What would have to be sent if the logits
+# were computed by a row-parallel product instead?
+#
+# **A.** Then each rank would have a summand of all logits, and they would have to be summed first,
+# $V$ numbers a row. Column-parallel logits are complete, each on one rank.
+
 
 # %% tags=["solution"]
 def vocabulary_loss(logits, labels):
@@ -74,9 +108,12 @@ def vocabulary_loss(logits, labels):
     shifted = logits - largest[:, None]
     exponentials = shifted.exp()
 
-    column = labels - dist.get_rank() * width
-    here = (column >= 0) & (column < width)
-    rows, column = torch.arange(n), column.clamp(0, width - 1)
+    rank, t = dist.get_rank(), dist.get_world_size()
+    column, owner = {
+        "in blocks": (labels % width, labels // width),
+        "in turn": (labels // t, labels % t),
+    }["{{DEALT}}"]
+    rows, here = torch.arange(n), owner == rank
     sums = torch.stack([exponentials.sum(1), shifted[rows, column] * here])
     dist.all_reduce(sums)
     total, label = sums
@@ -94,7 +131,7 @@ from minimtnlg.course.check import Feedback, expect
 from minimtnlg.parallel.collectives import Recorder
 from minimtnlg.ranks import RankError
 
-_PATIENCE = 8  # seconds; a job takes a fraction of one
+_PATIENCE = 10  # seconds; a job takes a fraction of one
 
 
 def _whole(n, vocab, scale):
@@ -105,11 +142,16 @@ def _whole(n, vocab, scale):
     return scale * torch.randn(n, vocab, dtype=torch.float64, generator=draw) + 3 * scale
 
 
+def _parts(whole, t):
+    """The columns of each rank."""
+    return whole.chunk(t, 1) if DEALT == "in blocks" else [whole[:, r::t] for r in range(t)]
+
+
 def _program(student, vocab, labels, scale):
     """What one rank reports: (answer, its logits and labels before, after, calls)."""
     labels = torch.tensor(labels)
     whole = _whole(len(labels), vocab, scale)
-    logits = whole.chunk(dist.get_world_size(), 1)[dist.get_rank()].clone()
+    logits = _parts(whole, dist.get_world_size())[dist.get_rank()].clone()
     before = logits.clone(), labels.clone()
     with Recorder() as seen:
         answer = student(logits, labels)
@@ -171,7 +213,7 @@ def _check_losses(student, t, vocab, labels, scale=1):
 
 
 def _check_gradient(student, t, vocab, labels, scale=1):
-    expected = _expected(vocab, labels, scale)[1].chunk(t, 1)
+    expected = _parts(_expected(vocab, labels, scale)[1], t)
     for rank, (answer, *_) in enumerate(_reports(student, t, vocab, labels, scale)):
         what = f"gradient on rank {rank} of {t}; labels {labels}, {vocab // t} tokens a rank"
         look_at = "its probabilities, less 1 at the label, on the one rank that has it"
@@ -219,11 +261,11 @@ def large_logits(student):
     _check_gradient(student, 2, 12, _LABELS, scale=2000)
 
 
-def first_and_last_of_each_part(student):
-    """Four ranks; labels are the first and the last token of each part"""
-    labels = [0, 2, 3, 5, 6, 8, 9, 11]
-    _check_losses(student, 4, 12, labels)
-    _check_gradient(student, 4, 12, labels)
+def every_label(student):
+    """More ranks; labels are all tokens, the first and the last of each part too"""
+    labels = list(range(12))
+    _check_losses(student, RANKS, 12, labels)
+    _check_gradient(student, RANKS, 12, labels)
 
 
 def three_ranks(student):
@@ -241,9 +283,10 @@ def one_token_a_rank(student):
 # %% tags=["wrong"]
 def _column(logits, labels):
     """(rows, column in range, whether it is here)"""
-    column = labels - dist.get_rank() * logits.shape[1]
-    here = (column >= 0) & (column < logits.shape[1])
-    return torch.arange(len(labels)), column.clamp(0, logits.shape[1] - 1), here
+    rank, t, width = dist.get_rank(), dist.get_world_size(), logits.shape[1]
+    in_blocks = DEALT == "in blocks"
+    here = (labels // width if in_blocks else labels % t) == rank
+    return torch.arange(len(labels)), labels % width if in_blocks else labels // t, here
 
 
 def _finish(shifted, total, label, rows, column, here):
@@ -258,6 +301,12 @@ def _shifted(logits):
     return logits - largest[:, None]
 
 
+def _mine(whole):
+    """This rank's columns."""
+    rank, t = dist.get_rank(), dist.get_world_size()
+    return whole.chunk(t, 1)[rank] if DEALT == "in blocks" else whole[:, rank::t]
+
+
 def over_its_own_part(logits, labels):
     """Caught by: losses. A softmax over the part is taken for the softmax over the whole."""
     rows, column, here = _column(logits, labels)
@@ -270,10 +319,11 @@ def gathers_the_logits(logits, labels):
     """Caught by: traffic. The right result from a tensor that no rank should hold."""
     parts = [torch.empty_like(logits) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, logits.contiguous())
-    whole = torch.cat(parts, 1).requires_grad_()
+    whole = torch.cat(parts, 1) if DEALT == "in blocks" else torch.stack(parts, 2).flatten(1)
+    whole.requires_grad_()
     losses = torch.nn.functional.cross_entropy(whole, labels, reduction="none")
     losses.sum().backward()
-    return losses.detach(), whole.grad.chunk(len(parts), 1)[dist.get_rank()]
+    return losses.detach(), _mine(whole.grad)
 
 
 def without_the_largest(logits, labels):
@@ -317,6 +367,18 @@ def ids_as_columns(logits, labels):
     """Caught by: losses. A token's id is taken for its column, on every rank."""
     rows, here = torch.arange(len(labels)), labels < logits.shape[1]
     column, shifted = labels.clamp(max=logits.shape[1] - 1), _shifted(logits)
+    sums = torch.stack([shifted.exp().sum(1), shifted[rows, column] * here])
+    dist.all_reduce(sums)
+    return _finish(shifted, *sums, rows, column, here)
+
+
+def dealt_the_other_way(logits, labels):
+    """Caught by: losses. Blocks are taken for turns, or turns for blocks."""
+    rank, t, width = dist.get_rank(), dist.get_world_size(), logits.shape[1]
+    in_turn = DEALT == "in blocks"
+    here = (labels % t if in_turn else labels // width) == rank
+    rows, column = torch.arange(len(labels)), labels // t if in_turn else labels % width
+    shifted = _shifted(logits)
     sums = torch.stack([shifted.exp().sum(1), shifted[rows, column] * here])
     dist.all_reduce(sums)
     return _finish(shifted, *sums, rows, column, here)
@@ -366,9 +428,9 @@ def shifts_in_place(logits, labels):
 
 
 def first_token_forgotten(logits, labels):
-    """Caught by: first_and_last_of_each_part. column > 0 leaves out the first token of a part."""
+    """Caught by: every_label. column > 0 leaves out the first token of a part."""
     rows, column, here = _column(logits, labels)
-    here, shifted = here & (labels - dist.get_rank() * logits.shape[1] > 0), _shifted(logits)
+    here, shifted = here & (column > 0), _shifted(logits)
     sums = torch.stack([shifted.exp().sum(1), shifted[rows, column] * here])
     dist.all_reduce(sums)
     return _finish(shifted, *sums, rows, column, here)

@@ -1,8 +1,12 @@
 # ---
 # mark: 3
 # minutes: 40
+# help: empty
 # needs: [saved tensor, autograd.Function, f and g, column-parallel, row-parallel,
 #   sequence parallelism]
+# draws:
+#   ACTIVATION: [GeLU, SiLU]
+#   RANKS: [2, 4]
 # ---
 
 # %% [markdown]
@@ -17,9 +21,14 @@
 # **Target:** output and all gradients are those of one process, on every rank, for any tensor
 # group. Forward sends $2\,sbh\,(t-1)/t$ numbers and backward $3\,sbh\,(t-1)/t$, besides sums of $h$
 # numbers. Each rank keeps $(1 + 1 + 4 + 4)\,sbh/t$ numbers: the input of LayerNorm, its output, and
-# what goes into GeLU and comes out.
+# what goes into the {{ACTIVATION}} between the matrices and comes out. The checks run {{RANKS}} ranks,
+# with $s = 8$, $b = 3$ and $h = 16$: a rank keeps {{KEPT}} numbers.
 #
-# The GeLU is `F.gelu(y, approximate="tanh")`, the LayerNorm `F.layer_norm(x, (h,), weight, bias)`.
+# The {{ACTIVATION}} is `{{CALL}}`, the LayerNorm `F.layer_norm(x, (h,), weight, bias)`.
+
+# %% tags=["target"]
+CALL = {"GeLU": 'F.gelu(y, approximate="tanh")', "SiLU": "F.silu(y)"}[ACTIVATION]
+KEPT = 10 * 8 * 3 * 16 // RANKS
 
 # %%
 import torch
@@ -63,7 +72,7 @@ def half_layer(x, w, group):
     w: the parameters by name. The same on all ranks: norm_weight, norm_bias, down_bias, each [h].
     This rank's slices: up_weight [4h/t, h], up_bias [4h/t], down_weight [h, 4h/t].
     """
-    raise NotImplementedError("LayerNorm, GatheredLinear, GeLU, the second matrix, Scatter, x +")
+    raise NotImplementedError("norm, GatheredLinear, {{ACTIVATION}}, second matrix, Scatter, x +")
 
 
 # %% [markdown] tags=["hint"]
@@ -83,9 +92,21 @@ def half_layer(x, w, group):
 # for_weight = rows.T @ all_gather(x, ctx.group).flatten(0, 1)
 # for_bias = rows.sum(0)
 # ```
-# Save `x` and `weight` with `ctx.save_for_backward`, the group as an attribute. After GeLU:
+# Save `x` and `weight` with `ctx.save_for_backward`, the group as an attribute. After the activation:
 # `F.linear` without bias, `Scatter.apply`, and only then `f(w["down_bias"], group)` and `x`.
 # LayerNorm's two vectors pass through `f` as well; `up_bias` is cut and does not.
+
+# %% [markdown] tags=["oral"]
+# **Q.** Backward sends half as much again as forward. What is the third part, and what does it buy?
+#
+# **A.** The input of the first matrix is gathered once more, for the gradient of the weight. So a rank
+# keeps its own tokens of it from forward to backward, and not all.
+#
+# **Q.** Three parameters pass through f and the bias of the first matrix does not. How do you tell, for
+# any parameter?
+#
+# **A.** Is it whole on every rank, and used on some of the tokens only? Then its gradient is a part of
+# a sum over the ranks. A slice is used by one rank alone, on all tokens.
 
 
 # %% tags=["solution"]
@@ -109,7 +130,7 @@ def half_layer(x, w, group):
     norm_weight, norm_bias = f(w["norm_weight"], group), f(w["norm_bias"], group)
     y = F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias)
     y = GatheredLinear.apply(y, w["up_weight"], w["up_bias"], group)
-    y = F.linear(F.gelu(y, approximate="tanh"), w["down_weight"])
+    y = F.linear({{CALL}}, w["down_weight"])
     return x + (Scatter.apply(y, group) + f(w["down_bias"], group))
 
 
@@ -151,7 +172,10 @@ def _one_process(seed):
     centred = x - x.mean(-1, keepdim=True)
     y = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     y = (y * w["norm_weight"] + w["norm_bias"]) @ w["up_weight"].T + w["up_bias"]
-    y = 0.5 * y * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (y + 0.044715 * y**3)))
+    if ACTIVATION == "GeLU":
+        y = 0.5 * y * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (y + 0.044715 * y**3)))
+    else:
+        y = y / (1 + (-y).exp())
     y = x + y @ w["down_weight"].T + w["down_bias"]
     y.backward(gradient)
     return {"output": y.detach(), "x": x.grad} | {name: p.grad for name, p in leaves.items()}
@@ -243,7 +267,7 @@ def _where(error):
     return "line {}, in {}: {}".format(*theirs[-1]) if theirs else ""
 
 
-def _compare(student, name, look_at, world=2, lists=None):
+def _compare(student, name, look_at, world=RANKS, lists=None):
     """`name` on every rank against one process."""
     lists = lists or (tuple(range(world)),)
     reports = _reports(student, world, lists)
@@ -307,21 +331,22 @@ def _check_memory(student, t):
 
 def keeps_pieces(student):
     """Each rank keeps (1 + 1 + 4 + 4) sbh/t numbers"""
-    _check_memory(student, 2)
+    _check_memory(student, RANKS)
 
 
 def sends_no_more(student):
     """Numbers sent in forward and in backward"""
-    _check_traffic(student, 2)
+    _check_traffic(student, RANKS)
 
 
 # %% tags=["hidden"]
-def four_ranks(student):
-    """Everything on four ranks"""
+def other_ranks(student):
+    """Everything on another number of ranks"""
+    others = {2: 4, 4: 2}[RANKS]
     for name in ("output", "x", *_CUTS):
-        _compare(student, name, "what depends on the number of ranks?", world=4)
-    _check_memory(student, 4)
-    _check_traffic(student, 4)
+        _compare(student, name, "what depends on the number of ranks?", world=others)
+    _check_memory(student, others)
+    _check_traffic(student, others)
 
 
 def inside_a_group(student):
@@ -341,6 +366,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return reduce_scatter(gradient, ctx.group), None
+
+
+def _activation(y):
+    return F.gelu(y, approximate="tanh") if ACTIVATION == "GeLU" else F.silu(y)
 
 
 class _AllReduceThenCut(Scatter):
@@ -388,7 +417,7 @@ def _built(x, w, group, norm=f, first=GatheredLinear, last=Scatter, up_bias=None
     """The solution with one part exchanged."""
     y = F.layer_norm(x, x.shape[-1:], norm(w["norm_weight"], group), norm(w["norm_bias"], group))
     y = first.apply(y, w["up_weight"], w["up_bias"] if up_bias is None else up_bias, group)
-    y = F.linear(F.gelu(y, approximate="tanh"), w["down_weight"])
+    y = F.linear(_activation(y), w["down_weight"])
     return x + last.apply(y, group) + down_bias(w["down_bias"], group)
 
 
@@ -425,15 +454,23 @@ def bias_before_the_sum(x, w, group):
     """Caught by: output. F.linear takes a bias; each summand then has it."""
     y = F.layer_norm(x, x.shape[-1:], f(w["norm_weight"], group), f(w["norm_bias"], group))
     y = GatheredLinear.apply(y, w["up_weight"], w["up_bias"], group)
-    y = F.linear(F.gelu(y, approximate="tanh"), w["down_weight"], w["down_bias"])
+    y = F.linear(_activation(y), w["down_weight"], w["down_bias"])
     return x + Scatter.apply(y, group)
+
+
+def another_activation(x, w, group):
+    """Caught by: output. PyTorch's GeLU without an argument is not the tanh form, nor a SiLU."""
+    y = F.layer_norm(x, x.shape[-1:], f(w["norm_weight"], group), f(w["norm_bias"], group))
+    y = GatheredLinear.apply(y, w["up_weight"], w["up_bias"], group)
+    y = F.linear(F.gelu(y), w["down_weight"])
+    return x + Scatter.apply(y, group) + f(w["down_bias"], group)
 
 
 def keeps_what_it_gathered(x, w, group):
     """Caught by: keeps_pieces. Gather, then an ordinary product: right, and it keeps its input."""
     y = F.layer_norm(x, x.shape[-1:], f(w["norm_weight"], group), f(w["norm_bias"], group))
     y = F.linear(_Gather.apply(y, group), w["up_weight"], w["up_bias"])
-    y = F.linear(F.gelu(y, approximate="tanh"), w["down_weight"])
+    y = F.linear(_activation(y), w["down_weight"])
     return x + Scatter.apply(y, group) + f(w["down_bias"], group)
 
 
@@ -447,7 +484,7 @@ def normalizes_all_tokens(x, w, group):
     y = _Gather.apply(x, group)
     y = F.layer_norm(y, x.shape[-1:], f(w["norm_weight"], group), f(w["norm_bias"], group))
     y = F.linear(y, w["up_weight"], w["up_bias"])
-    y = F.linear(F.gelu(y, approximate="tanh"), w["down_weight"])
+    y = F.linear(_activation(y), w["down_weight"])
     return x + Scatter.apply(y, group) + f(w["down_bias"], group)
 
 

@@ -1,7 +1,12 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [stage, schedule, bubble]
+# draws:
+#   STAGES: [4, 5]
+#   MICRO_BATCHES: [6, 9]
+#   COUNTED: [first, last]
 # ---
 
 # %% [markdown]
@@ -13,14 +18,17 @@
 # `Forward(j)` and `Backward(j)` are the passes of micro-batch `j`. The messages between stages
 # follow from the order; the checks add them and play all stages against a clock.
 #
-# The lesson printed the order of three stages. Draw that of four stages and six micro-batches on
-# paper first: which forward passes does each stage make before its first backward pass?
+# The lesson printed the order of three stages. Draw that of {{STAGES}} stages and {{MICRO_BATCHES}}
+# micro-batches on paper first: which forward passes does each stage make before its first backward
+# pass? Here stages are counted from the {{COUNTED}} one, which has number 0.
 #
 # **Target:** each micro-batch goes forward and backward once on every stage; no stage waits for
-# ever; the bubble is exactly $(p-1)/m$; stage $i$ never has more than $\min(m, p - i)$ micro-batches
-# in flight.
+# ever; the bubble is exactly $(p-1)/m$; stage $i$ never has more than $\min(m, {{IN_FLIGHT}})$
+# micro-batches in flight. With {{STAGES}} stages and {{MICRO_BATCHES}} micro-batches all is over after
+# {{TOTAL}} forward passes' time.
 #
-# To look at your order: `print(played(one_f_one_b, p=4, m=6))`.
+# To look at your order: `print(played(one_f_one_b, p={{STAGES}}, m={{MICRO_BATCHES}}))`. It prints the
+# first stage of the model at the top.
 
 # %%
 from dataclasses import dataclass
@@ -42,14 +50,25 @@ class Given(Schedule):
 
 def played(order, p, m, backward=2):
     """A Simulation of all stages; a forward pass takes 1, a backward pass `backward`."""
-    passes = [list(order(p, m, stage)) for stage in range(p)]
+    numbers = range(p) if COUNTED == "first" else reversed(range(p))
+    passes = [list(order(p, m, stage)) for stage in numbers]
     return simulate(Given(pp=p, m=m, passes=passes), backward=backward)
+
+
+# %% tags=["target"]
+IN_FLIGHT, BELOW = {"first": ("p - i", "p - stage - 1"), "last": ("i + 1", "stage")}[COUNTED]
+TOTAL = 3 * (MICRO_BATCHES + STAGES - 1)
 
 
 # %% tags=["stub"]
 def one_f_one_b(p, m, stage):
     """What `stage` (0 to p - 1) computes for m micro-batches: a list of Forward and Backward."""
-    raise NotImplementedError("return a list such as [Forward(0), Backward(0), Forward(1), ...]")
+    raise NotImplementedError("how many forward passes come ahead, which are pairs, what is left?")
+    ahead = 0  # forward passes before the first backward pass
+    passes = [Forward(j) for j in range(ahead)]
+    for j in range(m - ahead):
+        passes += [Forward(j), Backward(j)]  # are these the right two?
+    return passes
 
 
 # %% [markdown] tags=["hint"]
@@ -58,12 +77,12 @@ def one_f_one_b(p, m, stage):
 
 # %% [markdown] tags=["hint"]
 # There are three parts. Some forward passes ahead; then pairs, one forward and one backward pass;
-# then the backward passes that are left. Stage $i$ makes $p - i - 1$ forward passes ahead. What if
-# there are fewer micro-batches than that?
+# then the backward passes that are left. A stage makes as many forward passes ahead as there are
+# stages after it. What if there are fewer micro-batches than that?
 
 # %% [markdown] tags=["hint"]
 # ```python
-# ahead = min(p - stage - 1, m)
+# ahead = min({{BELOW}}, m)
 # passes = [Forward(j) for j in range(ahead)]
 # for j in range(m - ahead):
 #     ...  # the forward pass of micro-batch ahead + j, and which backward pass?
@@ -74,11 +93,23 @@ def one_f_one_b(p, m, stage):
 
 # %% tags=["solution"]
 def one_f_one_b(p, m, stage):
-    ahead = min(p - stage - 1, m)
+    ahead = min({{BELOW}}, m)
     passes = [Forward(j) for j in range(ahead)]
     for j in range(m - ahead):
         passes += [Forward(ahead + j), Backward(j)]
     return passes + [Backward(j) for j in range(m - ahead, m)]
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** GPipe has the same bubble. What is gained by 1F1B, and on which stage most?
+#
+# **A.** Memory. GPipe keeps all $m$ micro-batches on each stage. In 1F1B the first stage keeps $p$ of
+# them, the last keeps one and gains most. With $m \le p$ the first stage gains nothing.
+#
+# **Q.** What happens if every stage makes one forward pass more ahead?
+#
+# **A.** The bubble stays, and each stage keeps one micro-batch more. Time is lost while the pipeline
+# fills and empties, and a longer warm-up makes neither shorter.
 
 
 # %% tags=["check"]
@@ -88,10 +119,15 @@ from minimtnlg.course.check import Feedback, expect
 from minimtnlg.errors import InputError
 
 
+def _number(p, stage):
+    """What the student calls the stage that is the package's `stage`, counted from the first."""
+    return stage if COUNTED == "first" else p - 1 - stage
+
+
 def _passes(student, p, m, stage):
     """The student's list for one stage, if it is a list of passes, each once."""
-    name = f"stage {stage} of {p}, {m} micro-batches"
-    answer = student(p, m, stage)
+    name = f"stage {_number(p, stage)} of {p}, {m} micro-batches"
+    answer = student(p, m, _number(p, stage))
     try:
         passes = list(answer)
     except TypeError:
@@ -117,7 +153,7 @@ def _played(student, p, m, backward=2):
         for i in range(m):
             if ops.index(Backward(i)) < ops.index(Forward(i)):
                 raise Feedback(
-                    f"stage {stage} of {p}, {m} micro-batches",
+                    f"stage {_number(p, stage)} of {p}, {m} micro-batches",
                     f"Forward({i}) before Backward({i})", "the other way round",
                     "a backward pass needs what the forward pass has saved",
                 )  # fmt: skip
@@ -126,7 +162,7 @@ def _played(student, p, m, backward=2):
     except InputError as error:
         raise Feedback(
             f"{p} stages, {m} micro-batches: does every stage come to its end?",
-            "yes", f"no: {error}",
+            "yes", f"no: {error} (stages counted from the first)",
             "what does this pass wait for, and what does the neighbour do before it sends that?",
         ) from None  # fmt: skip
 
@@ -137,7 +173,7 @@ def _check_in_flight(student, p, m):
     for stage, number in enumerate(most):
         limit = min(m, p - stage)
         if number > limit:
-            what = f"micro-batches in flight on stage {stage} of {p}, {m} micro-batches"
+            what = f"micro-batches in flight on stage {_number(p, stage)} of {p}, {m} micro-batches"
             raise Feedback(what, f"at most {limit}", number, look_at)
 
 
@@ -150,25 +186,21 @@ def _check_bubble(student, p, m, backward=2):
     expect(simulation.idle_over_ideal, (p - 1) / m, what, look_at)
 
 
-def every_pass_once(student):
-    """Each stage makes every forward and every backward pass once"""
-    for stage in range(4):
-        _passes(student, 4, 6, stage)
+def the_order_of_1f1b(student):
+    """All stages come to an end with the bubble (p - 1)/m and no more in flight than allowed"""
+    for p in (STAGES, 3):
+        _check_bubble(student, p, MICRO_BATCHES)
+        _check_in_flight(student, p, MICRO_BATCHES)
 
 
-def nobody_waits_for_ever(student):
-    """Four stages with six micro-batches come to an end"""
-    _played(student, 4, 6)
+def two_stages(student):
+    """Two stages with three micro-batches: each pass once, the bubble"""
+    _check_bubble(student, 2, 3)
 
 
 def in_flight(student):
-    """Stage i of four never has more than 4 - i micro-batches in flight"""
-    _check_in_flight(student, 4, 6)
-
-
-def the_bubble(student):
-    """The bubble is (p - 1)/m"""
-    _check_bubble(student, 4, 6)
+    """Six stages never have more in flight than there are stages from there to the last"""
+    _check_in_flight(student, 6, 8)
 
 
 # %% tags=["hidden"]
@@ -186,9 +218,9 @@ def a_single_stage(student):
 
 
 def any_size(student):
-    """All numbers of stages up to 6 and of micro-batches up to 9, and slower backward passes"""
-    for p in range(1, 7):
-        for m in range(1, 10):
+    """Up to five stages and seven micro-batches, and slower backward passes"""
+    for p in range(1, 6):
+        for m in range(1, 8):
             _check_bubble(student, p, m)
             _check_bubble(student, p, m, backward=3)
             _check_in_flight(student, p, m)
@@ -203,24 +235,29 @@ def no_deadlock(student):
 
 
 # %% tags=["wrong"]
+def _below(p, stage):
+    """Stages after this one."""
+    return p - stage - 1 if COUNTED == "first" else stage
+
+
 def gpipe(p, m, stage):
     """Caught by: in_flight. All forward passes first: the same bubble, and m in flight."""
     return [Forward(i) for i in range(m)] + [Backward(i) for i in range(m)]
 
 
 def alternates_everywhere(p, m, stage):
-    """Caught by: the_bubble. One forward, one backward, taken by the word on every stage."""
+    """Caught by: the_order_of_1f1b. One forward, one backward, taken by the word on every stage."""
     return [kind(i) for i in range(m) for kind in (Forward, Backward)]
 
 
 def same_warm_up_for_all(p, m, stage):
     """Caught by: in_flight. Every stage makes p - 1 forward passes ahead, as the first one does."""
-    return one_f_one_b(p, m, 0)
+    return one_f_one_b(p, m, 0 if COUNTED == "first" else p - 1)
 
 
 def one_pass_too_many(p, m, stage):
     """Caught by: in_flight. p - stage passes ahead, and then a forward pass before the backward."""
-    ahead = min(p - stage, m)
+    ahead = min(_below(p, stage) + 1, m)
     passes = [Forward(i) for i in range(ahead)]
     for i in range(m - ahead):
         passes += [Forward(ahead + i), Backward(i)]
@@ -228,26 +265,26 @@ def one_pass_too_many(p, m, stage):
 
 
 def counts_from_the_wrong_end(p, m, stage):
-    """Caught by: nobody_waits_for_ever. The warm-up grows with the number of the stage."""
+    """Caught by: the_order_of_1f1b. The stages are counted from the other end."""
     return one_f_one_b(p, m, p - 1 - stage)
 
 
 def forgets_the_cool_down(p, m, stage):
-    """Caught by: every_pass_once. The backward passes of the warm-up never come."""
-    ahead = min(p - stage - 1, m)
+    """Caught by: two_stages. The backward passes of the warm-up never come."""
+    ahead = min(_below(p, stage), m)
     return one_f_one_b(p, m, stage)[: 2 * m - ahead]
 
 
 def cools_down_backwards(p, m, stage):
-    """Caught by: the_bubble. The last forward pass is undone first, as on a stack."""
-    ahead = min(p - stage - 1, m)
+    """Caught by: the_order_of_1f1b. The last forward pass is undone first, as on a stack."""
+    ahead = min(_below(p, stage), m)
     passes = one_f_one_b(p, m, stage)
     return passes[: 2 * m - ahead] + passes[2 * m - ahead :][::-1]
 
 
 def undoes_the_latest(p, m, stage):
-    """Caught by: the_bubble. After each forward pass comes its own backward pass."""
-    ahead = min(p - stage - 1, m)
+    """Caught by: the_order_of_1f1b. After each forward pass comes its own backward pass."""
+    ahead = min(_below(p, stage), m)
     passes = [Forward(i) for i in range(ahead)]
     for i in range(ahead, m):
         passes += [Forward(i), Backward(i)]
@@ -256,7 +293,7 @@ def undoes_the_latest(p, m, stage):
 
 def as_many_micro_batches_as_stages(p, m, stage):
     """Caught by: fewer_than_stages. The warm-up is not cut off at m."""
-    ahead = p - stage - 1
+    ahead = _below(p, stage)
     passes = [Forward(i) for i in range(ahead)]
     for i in range(m - ahead):
         passes += [Forward(ahead + i), Backward(i)]
@@ -269,18 +306,19 @@ def gpipe_if_there_are_few(p, m, stage):
 
 
 def no_longer_than_two(p, m, stage):
-    """Caught by: the_bubble. One pass ahead is thought to be enough for any stage but the last."""
-    return one_f_one_b(2, m, min(1, max(0, stage - p + 2)))
+    """Caught by: the_order_of_1f1b. One pass ahead is enough for any stage but the last."""
+    last = _below(p, stage) == 0
+    return one_f_one_b(2, m, int(last) if COUNTED == "first" else int(not last))
 
 
 # %% tags=["picture"]
 def picture(student):
-    """The student's order, played with four stages and six micro-batches."""
+    """The student's order, played with the sizes of the target."""
     from minimtnlg.course.plots import time_line
 
-    simulation = _played(student, 4, 6)
-    title = f"Your order ends at {simulation.total:g}; 1F1B ends at 27"
+    simulation = _played(student, STAGES, MICRO_BATCHES)
+    title = f"Your order ends at {simulation.total:g}; 1F1B ends at {TOTAL}"
     fig, ax = time_line(simulation, title=title)
     ax.set_xlabel("time, 1 = a forward pass")
-    alt = f"Time line of your order, 4 stages and 6 micro-batches:\n{simulation.text(100)}"
+    alt = f"Time line of your order, the first stage at the top:\n{simulation.text(120)}"
     return fig, alt

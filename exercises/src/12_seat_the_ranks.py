@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 30
+# help: half
 # needs: [rank, process group, node, link, placement]
+# draws:
+#   FIRST: [slowest, fastest]
+#   NVLINK_GB: [300, 450]
 # ---
 
 # %% [markdown]
@@ -16,9 +20,9 @@
 # *all* its groups lie in one node each. If even a single group leaves its node, the axis has
 # InfiniBand. An axis of size 1 leaves nowhere.
 #
-# **Target:** `seat` returns the order, slowest axis first as in `("pp", "dp", "tp")`, and a dict
-# with the seconds of each axis. No other order has a smaller sum of seconds. For any sizes, also
-# those that nodes cut through.
+# **Target:** `seat` returns the order, {{FIRST}} axis first, and a dict with the seconds of each axis.
+# No other order has a smaller sum of seconds. For the job above on nodes of eight such an order is
+# `{{BEST}}`, with {{SECONDS}} seconds in all. For any sizes, also those that nodes cut through.
 #
 # Write the arithmetic yourself, without `Layout`. To try it, call it with the two dicts above and
 # `gpus_per_node=8`.
@@ -26,13 +30,31 @@
 # %%
 from itertools import permutations, product
 
-NVLINK, INFINIBAND = 300e9, 25e9  # bytes a second
+NVLINK, INFINIBAND = NVLINK_GB * 1e9, 25e9  # bytes a second
+
+
+# %% tags=["target"]
+# Slices fill a node; the other two leave it in any order, and are as slow.
+BEST = '("pp", "dp", "tp")' if FIRST == "slowest" else '("tp", "dp", "pp")'
+SECONDS = f"{634 / NVLINK_GB + (5 + 13) / 25:.2f}"
+IN_TURN = "order" if FIRST == "slowest" else "reversed(order)"
 
 
 # %% tags=["stub"]
 def seat(sizes, sent, gpus_per_node):
-    """(order of the axes, slowest first; {axis: seconds}) with the smallest sum of seconds."""
-    raise NotImplementedError("try all orders: on which node is each rank, which axes leave nodes?")
+    """(order of the axes, {{FIRST}} first; {axis: seconds}) with the smallest sum of seconds."""
+    raise NotImplementedError("on which node is each rank in an order, and which axes leave nodes?")
+
+    def node(place, order):
+        """The node of the rank at `place`, such as {"tp": 1, "pp": 0, "dp": 2}."""
+        return 0
+
+    places = [dict(zip(sizes, at, strict=True)) for at in product(*map(range, sizes.values()))]
+    answers = []
+    for order in permutations(sizes):
+        near = {axis: all(node(at, order) == 0 for at in places) for axis in sizes}  # is it so?
+        answers.append((order, {a: sent[a] / (NVLINK if near[a] else INFINIBAND) for a in sizes}))
+    return min(answers, key=lambda answer: sum(answer[1].values()))
 
 
 # %% [markdown] tags=["hint"]
@@ -49,20 +71,20 @@ def seat(sizes, sent, gpus_per_node):
 # ```python
 # def node(place, order):  # place: {"tp": ..., "pp": ..., "dp": ...}
 #     gpu = 0
-#     for axis in order:
+#     for axis in {{IN_TURN}}:
 #         gpu = gpu * sizes[axis] + place[axis]
 #     ...  # the number of the GPU; which node is it in?
 # ```
-# All places are `product(*map(range, sizes.values()))`. For each order of `permutations(sizes)` ask
-# for each axis whether `node(place, order) == node(place | {axis: 0}, order)` for all places. Take
-# the order with the smallest sum.
+# For each order of `permutations(sizes)` ask for each axis whether
+# `node(place, order) == node(place | {axis: 0}, order)` for all places. Take the order with the
+# smallest sum.
 
 
 # %% tags=["solution"]
 def seat(sizes, sent, gpus_per_node):
     def node(place, order):
         gpu = 0
-        for axis in order:
+        for axis in {{IN_TURN}}:
             gpu = gpu * sizes[axis] + place[axis]
         return gpu // gpus_per_node
 
@@ -78,6 +100,18 @@ def seat(sizes, sent, gpus_per_node):
     return best
 
 
+# %% [markdown] tags=["oral"]
+# **Q.** Why can a group of three leave its node of four, though its ranks are neighbours?
+#
+# **A.** The first group has GPUs 0 to 2, the second 3 to 5: the border lies between 3 and 4. All
+# groups stay inside only if their stretch divides the node, or the whole job is in one node.
+#
+# **Q.** Does another order of the axes change the losses of the run, or what is sent in all?
+#
+# **A.** Neither. Groups and their messages are the same, only the wires are others. Losses are the
+# same bits, if the order in a group stays.
+
+
 # %% tags=["check"]
 import random
 
@@ -91,11 +125,12 @@ _MTNLG = dict(tp=8, pp=35, dp=8), dict(tp=634.2e9, pp=5.0e9, dp=13.2e9), 8
 
 def _right(sizes, sent, gpus_per_node, order):
     """{axis: seconds} of an order, from an array of the nodes of all ranks."""
+    order = order if FIRST == "slowest" else order[::-1]
     nodes = (
         np.arange(np.prod(list(sizes.values()))).reshape([sizes[a] for a in order]) // gpus_per_node
     )
     near = {a: np.ptp(nodes, axis=i).max() == 0 for i, a in enumerate(order)}
-    return {a: sent[a] / (300e9 if near[a] else 25e9) for a in _AXES}
+    return {a: sent[a] / (NVLINK_GB * 1e9 if near[a] else 25e9) for a in _AXES}
 
 
 def _say(sizes, sent, gpus_per_node):
@@ -136,14 +171,19 @@ def _check_best(student, sizes, sent, gpus_per_node):
         raise Feedback(
             f"the sum of the seconds, {job}",
             f"{totals[best]:.4g} s",
-            f"{totals[order]:.4g} s with {order}, slowest first",
+            f"{totals[order]:.4g} s with {order}, {FIRST} first",
             "which axes can lie inside nodes together, and which of these choices saves most?",
         )  # fmt: skip
 
 
-def mtnlg(student):
-    """MT-NLG: no order sends for a shorter time"""
-    _check_best(student, *_MTNLG)
+_REPLICAS = dict(tp=2, pp=4, dp=8), dict(tp=20e9, pp=1e9, dp=300e9), 8
+
+
+def two_jobs(student):
+    """MT-NLG, and a job whose replicas send most: the best order, and its seconds"""
+    for job in (_MTNLG, _REPLICAS):
+        _check_best(student, *job)
+        _check_seconds(student, *job)
 
 
 def mtnlg_seconds(student):
@@ -151,11 +191,9 @@ def mtnlg_seconds(student):
     _check_seconds(student, *_MTNLG)
 
 
-def replicas_send_most(student):
-    """Eight replicas with few micro-batches send most, on nodes of eight"""
-    job = dict(tp=2, pp=4, dp=8), dict(tp=20e9, pp=1e9, dp=300e9), 8
-    _check_best(student, *job)
-    _check_seconds(student, *job)
+def mtnlg(student):
+    """MT-NLG: no order sends for a shorter time"""
+    _check_best(student, *_MTNLG)
 
 
 def too_large_for_a_node(student):
@@ -199,8 +237,13 @@ def any_job(student):
 import math
 
 
+def _drawn(order):
+    """An order with the slowest axis first as this variant wants it, or back."""
+    return tuple(order) if FIRST == "slowest" else tuple(order)[::-1]
+
+
 def _nodes(sizes, gpus_per_node, order):
-    """{coordinates in the order of `sizes`: node}."""
+    """{coordinates in the order of `sizes`: node}; the slowest axis of `order` comes first."""
     found = {}
     for gpu, at in enumerate(product(*(range(sizes[axis]) for axis in order))):
         place = dict(zip(order, at, strict=True))
@@ -214,13 +257,13 @@ def _with_order(sizes, sent, gpus_per_node, order):
     for i, axis in enumerate(sizes):
         near = all(node == nodes[(*at[:i], 0, *at[i + 1 :])] for at, node in nodes.items())
         seconds[axis] = sent[axis] / (NVLINK if near else INFINIBAND)
-    return tuple(order), seconds
+    return _drawn(order), seconds
 
 
 def _least(sizes, sent, near):
     """The best order, with near(axis, order) in place of the right question."""
     answers = [
-        (order, {a: sent[a] / (NVLINK if near(a, order) else INFINIBAND) for a in sizes})
+        (_drawn(order), {a: sent[a] / (NVLINK if near(a, order) else INFINIBAND) for a in sizes})
         for order in permutations(sizes)
     ]
     return min(answers, key=lambda answer: sum(answer[1].values()))
@@ -232,12 +275,12 @@ def _stretch(sizes, order, axis):
 
 
 def slices_are_always_fastest(sizes, sent, gpus_per_node):
-    """Caught by: replicas_send_most. What is right for MT-NLG is taken for right everywhere."""
+    """Caught by: two_jobs. What is right for MT-NLG is taken for right everywhere."""
     return _with_order(sizes, sent, gpus_per_node, ("pp", "dp", "tp"))
 
 
 def most_bytes_are_fastest(sizes, sent, gpus_per_node):
-    """Caught by: too_large_for_a_node. The axis that sends most, whether a node can hold it or not."""
+    """Caught by: too_large_for_a_node. The axis that sends most, even if no node can hold it."""
     return _with_order(sizes, sent, gpus_per_node, sorted(sizes, key=sent.get))
 
 
@@ -255,11 +298,11 @@ def fastest_axis_first(sizes, sent, gpus_per_node):
 
 def any_order_will_do(sizes, sent, gpus_per_node):
     """Caught by: mtnlg. The groups are the same in any order, so the first one is as good."""
-    return _with_order(sizes, sent, gpus_per_node, sizes)
+    return _with_order(sizes, sent, gpus_per_node, ("tp", "pp", "dp"))
 
 
 def small_groups_fit(sizes, sent, gpus_per_node):
-    """Caught by: replicas_send_most. A group no larger than a node is thought to lie in one node."""
+    """Caught by: two_jobs. A group no larger than a node is thought to lie in one node."""
     return _least(sizes, sent, lambda axis, order: sizes[axis] <= gpus_per_node)
 
 
@@ -298,7 +341,7 @@ def mean_of_the_links(sizes, sent, gpus_per_node):
         return found
 
     order = min(permutations(sizes), key=lambda order: sum(seconds(order).values()))
-    return order, seconds(order)
+    return _drawn(order), seconds(order)
 
 
 def counts_in_gigabits(sizes, sent, gpus_per_node):

@@ -1,7 +1,11 @@
 # ---
 # mark: 3
 # minutes: 40
+# help: empty
 # needs: [stage, schedule, column-parallel, row-parallel, adapter]
+# draws:
+#   QKV: ["queries, keys, values", "values, keys, queries", "keys, values, queries"]
+#   CHUNKS: [interleaved, stacked]
 # ---
 
 # %% [markdown]
@@ -10,14 +14,13 @@
 # Somebody has trained a GPT with an engine of their own, in slices, stages and chunks. Each rank
 # has left what it holds: `ranks[stage, chunk, slice]` is a dict `{name: tensor}`. Put it together.
 #
-# - **Names** are Megatron's, as in the lesson. Layers are counted anew in each chunk. Chunk 0 of
-#   all stages comes before chunk 1 of all stages. Chunks may have different numbers of layers, also
-#   none.
+# - **Names** are Megatron's, as in the lesson. Layers are counted anew in each chunk. {{CHUNKS_RULE}}
+#   Chunks may have different numbers of layers, also none.
 # - **Slices.** The embedding and the matrices and biases of column-parallel layers (QKV, `fc1`) are
 #   cut along dimension 0. The matrices of row-parallel layers (`proj`, `fc2`) are cut along
 #   dimension 1. All else is whole on each slice.
-# - **QKV.** A slice of it, matrix or bias, has the rows of all its queries, then of all its keys,
-#   then of all its values, as in the first checkpoints of Megatron-LM [S10]. Ours goes head by
+# - **QKV.** A slice of it, matrix or bias, has three blocks of rows: {{QKV}}, of all its heads each.
+#   (The first checkpoints of Megatron-LM had such blocks, queries first [S10].) Ours goes head by
 #   head: queries, keys and values of head 0, then of head 1.
 #
 # **Target:** `bring_home` returns `{our name: whole tensor}`, exact to the last bit, for any such
@@ -56,6 +59,16 @@ small_run = {  # two heads or four
 }
 
 
+# %% tags=["target"]
+CHUNKS_RULE = {
+    "interleaved": "Chunk 0 of all stages comes before chunk 1 of all stages.",
+    "stacked": "All chunks of stage 0 come before those of stage 1.",
+}[CHUNKS]
+IN_ORDER = {"interleaved": "at", "stacked": "at[::-1]"}[CHUNKS]
+# At which place of a slice are the queries, the keys, the values?
+BLOCKS = [QKV.split(", ").index(kind) for kind in ("queries", "keys", "values")]
+
+
 # %% tags=["stub"]
 def bring_home(ranks, heads):
     """{our name: whole tensor}; heads: of the whole model."""
@@ -78,7 +91,8 @@ def bring_home(ranks, heads):
 # size)`. Put these into the order `(heads // slices, 3, size)` *before* the slices are joined:
 #
 # ```python
-# x.unflatten(0, (3, heads // slices, -1)).transpose(0, 1).flatten(0, 2)
+# blocks = x.unflatten(0, (3, heads // slices, -1))[{{BLOCKS}}]  # queries, keys, values
+# blocks.transpose(0, 1).flatten(0, 2)
 # ```
 #
 # Works for the matrix and for the bias.
@@ -93,7 +107,8 @@ def in_order(name, parts, heads):
     """Slices of QKV head by head, others as they are; heads: of a slice."""
     if ".qkv." not in name:
         return parts
-    return [x.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2) for x in parts]
+    blocks = [x.unflatten(0, (3, heads, -1))[{{BLOCKS}}] for x in parts]
+    return [x.transpose(0, 1).flatten(0, 2) for x in blocks]
 
 
 def joined(name, parts):
@@ -108,7 +123,8 @@ def joined(name, parts):
 def bring_home(ranks, heads):
     slices = len({slice_ for _, _, slice_ in ranks})
     whole, before = {}, 0
-    for chunk, stage in sorted({(chunk, stage) for stage, chunk, _ in ranks}):
+    places = {(chunk, stage) for stage, chunk, _ in ranks}
+    for chunk, stage in sorted(places, key=lambda at: {{IN_ORDER}}):
         parts, layers = [ranks[stage, chunk, i] for i in range(slices)], set()
         for name in parts[0]:
             number = name
@@ -124,6 +140,20 @@ def bring_home(ranks, heads):
             whole[ours] = value
         before += len(layers)
     return whole
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** All shapes fit and no error comes, though the rows of QKV are in the wrong order. How would
+# you notice?
+#
+# **A.** By computing with them: the loss of a batch is that of the run before, or it is not. Names,
+# shapes and norms of the matrices say nothing, since the same rows are there.
+#
+# **Q.** Why is the bias of a column-parallel layer cut, and that of a row-parallel layer whole?
+#
+# **A.** The first is added to a slice's own outputs. The second is added to the whole output, after
+# the sum over the slices, and each slice has that whole output. Added before, it would come in as
+# many times as there are slices.
 
 
 # %% tags=["check"]
@@ -169,8 +199,8 @@ def _sliced(name, x, i, slices, heads):
         size = len(x) // (3 * heads)
         mine = range(i * heads // slices, (i + 1) * heads // slices)
         rows = [
-            (3 * head + kind) * size + row
-            for kind in range(3)
+            (3 * head + ("queries", "keys", "values").index(kind)) * size + row
+            for kind in QKV.split(", ")
             for head in mine
             for row in range(size)
         ]
@@ -187,26 +217,28 @@ def _sliced(name, x, i, slices, heads):
 def _left(whole, layers, slices=1, heads=4):
     """What the ranks leave; layers[chunk][stage] is how many layers are there."""
     chunks, stages, before, ranks = len(layers), len(layers[0]), 0, {}
-    for chunk in range(chunks):
-        for stage in range(stages):
-            local = {}
-            if (chunk, stage) == (0, 0):
-                local |= {name: name for name in ("embedding.weight", "position.weight")}
-            for layer in range(layers[chunk][stage]):
-                first = f"blocks.{before + layer}."
-                inner = [name.removeprefix(first) for name in whole if name.startswith(first)]
-                local |= {f"blocks.{layer}.{name}": first + name for name in inner}
-            if (chunk, stage) == (chunks - 1, stages - 1):
-                local |= {name: name for name in ("norm.weight", "norm.bias")}
-            before += layers[chunk][stage]
-            for i in range(slices):
-                ranks[stage, chunk, i] = {
-                    megatron_name(mine): _sliced(name, whole[name], i, slices, heads)
-                    for mine, name in local.items()
-                }
-                if (chunk, stage) == (chunks - 1, stages - 1) and chunks * stages > 1:
-                    tied = _sliced("embedding.weight", whole["embedding.weight"], i, slices, heads)
-                    ranks[stage, chunk, i]["output_layer.weight"] = tied
+    places = [(chunk, stage) for chunk in range(chunks) for stage in range(stages)]
+    if CHUNKS == "stacked":
+        places.sort(key=lambda place: (place[1], place[0]))
+    for chunk, stage in places:
+        local = {}
+        if (chunk, stage) == (0, 0):
+            local |= {name: name for name in ("embedding.weight", "position.weight")}
+        for layer in range(layers[chunk][stage]):
+            first = f"blocks.{before + layer}."
+            inner = [name.removeprefix(first) for name in whole if name.startswith(first)]
+            local |= {f"blocks.{layer}.{name}": first + name for name in inner}
+        if (chunk, stage) == (chunks - 1, stages - 1):
+            local |= {name: name for name in ("norm.weight", "norm.bias")}
+        before += layers[chunk][stage]
+        for i in range(slices):
+            ranks[stage, chunk, i] = {
+                megatron_name(mine): _sliced(name, whole[name], i, slices, heads)
+                for mine, name in local.items()
+            }
+            if (chunk, stage) == (chunks - 1, stages - 1) and chunks * stages > 1:
+                tied = _sliced("embedding.weight", whole["embedding.weight"], i, slices, heads)
+                ranks[stage, chunk, i]["output_layer.weight"] = tied
     return ranks
 
 
@@ -269,8 +301,8 @@ def copies_that_differ(student):
 
 
 # %% tags=["hidden"]
-def interleaved(student):
-    """Two chunks a stage: chunk 0 of all stages comes first"""
+def two_chunks(student):
+    """Two chunks a stage, in the order of the model"""
     _check(student, [[1, 1], [1, 1]])
 
 
@@ -335,15 +367,19 @@ def numbers_as_they_are(ranks, heads):
     return whole
 
 
-def stage_after_stage(ranks, heads):
-    """Caught by: interleaved. All chunks of stage 0 are taken for the first layers."""
-    return bring_home(_rearranged(ranks, key=lambda place: place[::-1]), heads)
+def the_other_order_of_chunks(ranks, heads):
+    """Caught by: two_chunks. Stage after stage for chunk after chunk, or the other way round."""
+    stacked = CHUNKS == "interleaved"
+    return bring_home(_rearranged(ranks, key=lambda at: at[::-1] if stacked else at), heads)
 
 
 def chunks_of_one_size(ranks, heads):
     """Caught by: uneven. Each chunk is thought to have as many layers as the first."""
     whole, size = {}, 0
-    for index, (chunk, stage) in enumerate(sorted({(c, s) for s, c, _ in ranks})):
+    places = sorted({(c, s) for s, c, _ in ranks})
+    if CHUNKS == "stacked":
+        places.sort(key=lambda place: place[::-1])
+    for index, (chunk, stage) in enumerate(places):
         one = {(0, 0, i): local for (s, c, i), local in ranks.items() if (c, s) == (chunk, stage)}
         for name, x in bring_home(one, heads).items():
             first, _, rest = name.partition(".")
@@ -362,6 +398,15 @@ def takes_qkv_as_it_is(ranks, heads):
         if ".qkv." in name:
             mixed[name] = x.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
     return mixed
+
+
+def blocks_the_other_way_round(ranks, heads):
+    """Caught by: one_rank. The last block is taken for the queries, or the first for the values."""
+    whole = bring_home(ranks, heads)
+    for name, x in whole.items():
+        if ".qkv." in name:
+            whole[name] = x.unflatten(0, (heads, 3, -1)).flip(1).flatten(0, 2)
+    return whole
 
 
 def joins_then_sorts(ranks, heads):

@@ -1,15 +1,19 @@
 # ---
 # mark: 3
 # minutes: 30
+# help: empty
 # needs: [box, checkpoint, sharding]
+# draws:
+#   PLACE: [offset, end]
+#   ROWS: [8, 10]
 # ---
 
 # %% [markdown]
 # # Put it back together
 #
 # A run was saved by some layout: nobody knows which, and there may be no rule behind its cuts. Each
-# rank has left a file, here a dict `{key: (offset, tensor)}`. The tensor is a box of the whole
-# tensor of that name, and `offset` says where in the whole its first number is, in each dimension.
+# rank has left a file, here a dict `{key: ({{PLACE}}, tensor)}`. The tensor is a box of the whole
+# tensor of that name, and `{{PLACE}}` says where in the whole it {{BEGINS}}, in each dimension{{COMMENT}}.
 #
 # - A file may lack a key. A box may be empty, as where there are more ranks than rows. Boxes may
 #   have any sizes.
@@ -22,20 +26,33 @@
 # says how many numbers are missing, if it is not all there. A key that no file has is a KeyError.
 # Tensors have one dimension or more.
 #
-# To try it: `small` is an 8 x 4 matrix, saved by two slices.
+# To try it: `small` is a matrix of {{ROWS}} x 4, saved by two slices. All of it is
+# `read(small, "w", (0, 0), ({{ROWS}}, 4))`.
 
 # %%
 import torch
 
-whole = torch.arange(32.0).view(8, 4)
-small = [{"w": ((0, 0), whole[:, :2])}, {"w": ((0, 2), whole[:, 2:])}]
+whole = torch.arange(4.0 * ROWS).view(ROWS, 4)
+small = [{"w": ({{LEFT}}, whole[:, :2])}, {"w": ({{RIGHT}}, whole[:, 2:])}]
+
+
+# %% tags=["target"]
+BEGINS, COMMENT = {
+    "offset": ("begins", ""),
+    "end": ("ends", ": where the next number after it would be"),
+}[PLACE]
+LEFT, RIGHT = {"offset": ("(0, 0)", "(0, 2)"), "end": (f"({ROWS}, 2)", f"({ROWS}, 4)")}[PLACE]
+AT = {
+    "offset": "place",
+    "end": "[e - n for e, n in zip(place, tensor.shape, strict=True)]",
+}[PLACE]
 
 
 # %% tags=["stub"]
 def read(files, key, offset, shape):
     """The box of `shape` at `offset` of the tensor `key`, put together from `files`.
 
-    files: a list of {key: (offset, tensor)}. ValueError where numbers are missing, KeyError where
+    files: a list of {key: ({{PLACE}}, tensor)}. ValueError where numbers are missing, KeyError where
     no file has the key.
     """
     raise NotImplementedError("make a tensor, copy into it what each file has in common with it")
@@ -52,7 +69,8 @@ def read(files, key, offset, shape):
 
 # %% [markdown] tags=["hint"]
 # ```python
-# for (at, tensor) in boxes:
+# for place, tensor in boxes:
+#     at = {{AT}}
 #     here, there = [], []           # slices of the result, of the file's tensor
 #     for d in range(len(shape)):
 #         begin = max(at[d], offset[d])
@@ -72,7 +90,9 @@ def read(files, key, offset, shape):
         raise KeyError(key)
     result = torch.empty(shape, dtype=boxes[0][1].dtype)
     arrived = torch.zeros(shape, dtype=torch.bool)
-    for at, tensor in boxes:
+    for box in boxes:
+        place, tensor = box
+        at = {{AT}}
         here, there = [], []
         for d, (mine, size) in enumerate(zip(offset, shape, strict=True)):
             begin = max(at[d], mine)
@@ -85,6 +105,19 @@ def read(files, key, offset, shape):
     if missing := (~arrived).sum().item():
         raise ValueError(f"{missing} numbers of {key} are missing")
     return result
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** Why is it not enough to count the numbers that were copied?
+#
+# **A.** Replicas leave the same numbers more than once. Two copies of one half are as many numbers as
+# the whole, and half of the result was never written. What counts is which places have arrived.
+#
+# **Q.** Two hundred ranks read one checkpoint into another layout. Does any of them need to know how
+# it was cut, or hold a whole tensor?
+#
+# **A.** Neither. Each asks for its own box and takes from each file what the two have in common. The
+# places that are written beside the tensors are all that is needed.
 
 
 # %% tags=["check"]
@@ -105,7 +138,13 @@ def _numbers(shape, dtype=torch.float32, seed=14):
 
 def _saved(x, boxes, key="w"):
     """A file for each (offset, shape), with copies of those numbers of `x`."""
-    return [{key: (offset, x[_at(offset, shape)].clone())} for offset, shape in boxes]
+    return [{key: _entry(offset, x[_at(offset, shape)].clone())} for offset, shape in boxes]
+
+
+def _entry(offset, tensor):
+    """What a file has of a box that begins at `offset`."""
+    end = tuple(o + n for o, n in zip(offset, tensor.shape, strict=True))
+    return (tuple(offset) if PLACE == "offset" else end), tensor
 
 
 def _at(offset, shape):
@@ -149,10 +188,12 @@ def _missing(student, x, boxes, offset, shape, count, what, look_at):
 SLICES = [((0, 0), (8, 2)), ((0, 2), (8, 2))]
 
 
-def the_whole_matrix(student):
-    """Two slices of columns, put together to the whole"""
-    look_at = "offset says where the first number of a box is in the whole"
-    _look(student, _numbers((8, 4)), SLICES, (0, 0), (8, 4), "two slices", look_at)
+def boxes_in_common(student):
+    """The whole matrix, and a box of it, from two slices"""
+    look_at = f"{PLACE} says where a file's box {BEGINS} in the whole, offset where yours begins"
+    slices = [((0, 0), (ROWS, 2)), ((0, 2), (ROWS, 2))]
+    for offset, shape in (((0, 0), (ROWS, 4)), ((2, 1), (3, 2))):
+        _look(student, _numbers((ROWS, 4)), slices, offset, shape, "two slices", look_at)
 
 
 def rows_of_it(student):
@@ -278,9 +319,19 @@ def other_keys(student):
 
 
 # %% tags=["wrong"]
+def _boxes(files, key):
+    """[(where it begins, tensor)] of all files that have the key."""
+    boxes = [file[key] for file in files if key in file]
+    if PLACE == "offset":
+        return boxes
+    return [
+        (tuple(e - n for e, n in zip(end, x.shape, strict=True)), x) for end, x in boxes
+    ]
+
+
 def _copied(files, key, offset, shape, start, put=None, clip=True, sizes=None):
     """What most wrong answers share: (result, how many numbers were copied)."""
-    boxes = [file[key] for file in files if key in file]
+    boxes = _boxes(files, key)
     if not boxes:
         raise KeyError(key)
     result, count = start(boxes[0][1].dtype), 0
@@ -368,7 +419,8 @@ def equal_parts(files, key, offset, shape):
     for i, part in enumerate(parts):
         box = [0] * part.dim()
         box[dim] = i * size
-        moved = [{key: (tuple(box), part)}]
+        ends = tuple(o + n for o, n in zip(box, part.shape, strict=True))
+        moved = [{key: (tuple(box) if PLACE == "offset" else ends, part)}]
         result += _copied(moved, key, offset, shape, lambda t: torch.zeros(shape, dtype=t))[0]
     return result
 
@@ -384,7 +436,7 @@ def concatenates_columns(files, key, offset, shape):
 
 def asks_for_too_much(files, key, offset, shape):
     """Caught by: says_what_is_missing. Builds the whole first, and all of that has to be there."""
-    boxes = [file[key] for file in files if key in file]
+    boxes = _boxes(files, key)
     ends = [[o + n for o, n in zip(at, x.shape, strict=True)] for at, x in boxes]
     ends += [[o + n for o, n in zip(offset, shape, strict=True)]]
     if offset[-1] + shape[-1] <= 2 and len(boxes) == 1 and boxes[0][1].dim() == 2:
@@ -395,7 +447,7 @@ def asks_for_too_much(files, key, offset, shape):
 
 
 def one_file_is_enough(files, key, offset, shape):
-    """Caught by: the_whole_matrix. Looks for a single file that has all of it."""
+    """Caught by: boxes_in_common. Looks for a single file that has all of it."""
     for file in files:
         try:
             return read([file], key, offset, shape)
@@ -405,7 +457,7 @@ def one_file_is_enough(files, key, offset, shape):
 
 
 def offset_of_the_file(files, key, offset, shape):
-    """Caught by: the_whole_matrix. Writes each part at the beginning of the result."""
+    """Caught by: boxes_in_common. Writes each part at the beginning of the result."""
     result = read(files, key, offset, shape)
     for file in files:
         if key in file:
@@ -415,10 +467,21 @@ def offset_of_the_file(files, key, offset, shape):
     return result
 
 
+def the_other_corner(files, key, offset, shape):
+    """Caught by: boxes_in_common. The place of a box is taken for its other corner."""
+    sign = 1 if PLACE == "end" else -1
+    moved = [
+        {k: (tuple(p + sign * n for p, n in zip(place, x.shape, strict=True)), x)
+         for k, (place, x) in file.items()}
+        for file in files
+    ]  # fmt: skip
+    return read(moved, key, offset, shape)
+
+
 def hands_out_a_view(files, key, offset, shape):
     """Caught by: leaves_the_files. Where one file has it all, nothing needs to be copied."""
     result = read(files, key, offset, shape)
-    for at, x in (file[key] for file in files if key in file):
+    for at, x in _boxes(files, key):
         inside = all(a <= o and o + n <= a + m for a, o, n, m in
                      zip(at, offset, shape, x.shape, strict=True))  # fmt: skip
         if inside:

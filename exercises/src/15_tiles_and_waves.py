@@ -1,7 +1,12 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [roofline, wave]
+# draws:
+#   ROWS: [300, 513]
+#   COLUMNS: [256, 400]
+#   MEMORY: [works beside, works before]
 # ---
 
 # %% [markdown]
@@ -14,14 +19,25 @@
 #   $\cdot k$ FLOPs, at `rate` FLOP/s *of one multiprocessor*, whether it is full or not.
 # - As many tiles as there are multiprocessors make a wave; the last one takes as long as a full one.
 # - The GPU takes the tile shape of `tiles` that is fastest.
-# - It can't be faster than the memory: both operands are read and the result written once, numbers of
-#   `size` bytes, at `memory` bytes/s.
+# - The memory reads both operands and writes the result once, numbers of `size` bytes, at `memory`
+#   bytes/s. {{RULE}}
 #
-# **Target:** 256 x 256 x 64 on 4 multiprocessors of 1e9 FLOP/s each, with tiles of 128 x 128 alone
-# and a fast memory: one wave, 0.002097152 seconds.
+# **Target:** {{ROWS}} x {{COLUMNS}} x 64 on 4 multiprocessors of 1e9 FLOP/s each, with tiles of 128 x
+# 128 alone, and a memory of 1e8 bytes/s: {{TILES}} tiles, {{WAVES}} waves, {{SECONDS}} seconds.
 
 # %%
 import math
+
+# %% tags=["target"]
+TILES = -(-ROWS // 128) * -(-COLUMNS // 128)
+WAVES = -(-TILES // 4)
+_waves, _bytes = WAVES * 0.002097152, 2 * 64 * (ROWS + COLUMNS) + 2 * ROWS * COLUMNS
+SECONDS = f"{max(_waves, _bytes / 1e8) if MEMORY == 'works beside' else _waves + _bytes / 1e8:.9f}"
+RULE = {
+    "works beside": "It works while the multiprocessors do: the longer of the two times counts.",
+    "works before": "On this GPU the multiprocessors stand still meanwhile: the two times add up.",
+}[MEMORY]
+TOGETHER = {"works beside": "max", "works before": "sum"}[MEMORY]
 
 
 # %% tags=["stub"]
@@ -34,7 +50,15 @@ def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
     tiles    pairs (rows, columns) that the GPU can choose from
     size     bytes of a number
     """
-    raise NotImplementedError("count tiles, then waves; take the best shape; then look at the bytes")
+    raise NotImplementedError("count tiles, then waves; take the best shape; then the bytes")
+    best = math.inf
+    for rows, columns in tiles:
+        count = 1  # how many tiles of this shape?
+        waves = 1  # how many waves are that?
+        best = min(best, waves * count * (2 * rows * columns * k / rate))  # one tile's time each?
+    moved = size * (m * k + k * n + m * n) / memory
+    return best, moved  # which of them counts?
+
 
 # %% [markdown] tags=["hint"]
 # For one shape: how many tiles are there along m, how many along n? Rounded up, each.
@@ -43,7 +67,9 @@ def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
 # `waves = math.ceil(tiles / sms)`. Each wave takes the time of one tile on one multiprocessor.
 
 # %% [markdown] tags=["hint"]
-# `best = min(...)` over the shapes; the answer is `max(best, size * (m * k + k * n + m * n) / memory)`.
+# A wave takes as long as one tile, whatever their number: `waves * (2 * rows * columns * k / rate)`.
+# The smallest over the shapes is `best`; the answer is
+# `{{TOGETHER}}((best, moved))`.
 
 # %% tags=["solution"]
 def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
@@ -52,7 +78,21 @@ def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
         * (2 * rows * columns * k / rate)
         for rows, columns in tiles
     )
-    return max(best, size * (m * k + k * n + m * n) / memory)
+    moved = size * (m * k + k * n + m * n) / memory
+    return {{TOGETHER}}((best, moved))
+
+
+# %% [markdown] tags=["oral"]
+# **Q.** One row more, and a product takes nearly twice as long. How can that be?
+#
+# **A.** The row begins a new row of tiles, these no longer fit into the last wave, and a wave with a
+# single tile takes as long as a full one. If there was one wave, there are two now.
+#
+# **Q.** Why does the GPU not always take the smallest tiles, which waste least at the edges?
+#
+# **A.** In this model they often win. A real multiprocessor is slower with small tiles: each number
+# that is loaded is used in fewer products, so it waits for memory. The rate depends on the shape.
+
 
 # %% tags=["check"]
 from minimtnlg.course.check import expect
@@ -61,8 +101,17 @@ FAST = 1e30  # bytes/s, a memory that never counts
 
 
 def the_target(student):
-    """One full wave"""
-    expect(student(256, 256, 64, 4, 1e9, FAST), 0.002097152, "seconds of the target")
+    """The product of the target, with this memory, a fast one and a slow one"""
+    tiles = len(range(0, ROWS, 128)) * len(range(0, COLUMNS, 128))
+    waves = len(range(0, tiles, 4)) * 0.002097152
+    moved = 2 * (64 * ROWS + 64 * COLUMNS + ROWS * COLUMNS)
+    for memory in (1e8, FAST, 1e6):
+        right = waves + moved / memory
+        if MEMORY == "works beside":
+            right = max(waves, moved / memory)
+        what = f"seconds of {ROWS} x {COLUMNS} x 64, memory {memory:g} bytes/s"
+        expect(student(ROWS, COLUMNS, 64, 4, 1e9, memory), right, what,
+               "first the waves alone; then both operands and the result")  # fmt: skip
 
 
 def one_tile_more_is_a_wave_more(student):
@@ -96,11 +145,12 @@ def the_best_shape_is_taken(student):
            "rows go with m, columns with n; the smallest shape need not win")  # fmt: skip
 
 
-def the_longer_time_counts(student):
-    """Arithmetic and memory go on at the same time"""
-    expect(student(128, 128, 128, 1, 4194304.0, 98304.0), 1.0, "seconds of one and of one")
-    expect(student(128, 128, 128, 1, 2097152.0, 98304.0), 2.0, "seconds of two and of one",
-           "the longer of both, not their sum")  # fmt: skip
+def arithmetic_and_memory(student):
+    """Arithmetic takes a second or two, and the memory one"""
+    more = 0.0 if MEMORY == "works beside" else 1.0
+    expect(student(128, 128, 128, 1, 4194304.0, 98304.0), 1.0 + more, "seconds of one and of one")
+    expect(student(128, 128, 128, 1, 2097152.0, 98304.0), 2.0 + more, "seconds of two and of one",
+           RULE)  # fmt: skip
 
 
 def numbers_have_a_size(student):
@@ -108,7 +158,11 @@ def numbers_have_a_size(student):
     expect(student(8, 8, 8, 1, 1e30, 192.0, size=4), 4.0, "seconds with size=4")
 
 # %% tags=["wrong"]
-def _product(m, n, k, sms, rate, memory, tiles, size, up=math.ceil, best=min, both=max, reads=1):
+def _both(seconds, moved):
+    return max(seconds, moved) if MEMORY == "works beside" else seconds + moved
+
+
+def _product(m, n, k, sms, rate, memory, tiles, size, up=math.ceil, best=min, both=_both, reads=1):
     seconds = best(
         up(math.ceil(m / rows) * math.ceil(n / columns) / sms) * (2 * rows * columns * k / rate)
         for rows, columns in tiles
@@ -132,7 +186,7 @@ def cuts_the_area(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
         math.ceil(m * n / (rows * columns) / sms) * (2 * rows * columns * k / rate)
         for rows, columns in tiles
     )
-    return max(seconds, size * (m * k + k * n + m * n) / memory)
+    return _both(seconds, size * (m * k + k * n + m * n) / memory)
 
 
 def takes_the_first_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
@@ -158,12 +212,13 @@ def takes_the_smallest_shape(m, n, k, sms, rate, memory, tiles=((128, 128),), si
 def reads_one_operand_twice(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
     """Caught by: memory_is_a_floor. k n is taken for m k."""
     seconds = _product(m, n, k, sms, rate, 1e30, tiles, size)
-    return max(seconds, size * (2 * m * k + m * n) / memory)
+    return _both(seconds, size * (2 * m * k + m * n) / memory)
 
 
-def adds_both(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
-    """Caught by: the_longer_time_counts. Arithmetic waits for the memory."""
-    return _product(m, n, k, sms, rate, memory, tiles, size, both=lambda x, y: x + y)
+def as_another_gpu_does(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
+    """Caught by: arithmetic_and_memory. The sum where the longer time counts, or the other way."""
+    other = (lambda x, y: x + y) if MEMORY == "works beside" else max
+    return _product(m, n, k, sms, rate, memory, tiles, size, both=other)
 
 
 def forgets_the_memory(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):

@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [frontier]
+# draws:
+#   FIRST: [fastest, smallest]
+#   TWINS: [all, one]
 # ---
 
 # %% [markdown]
@@ -12,44 +16,78 @@
 # A layout is a tuple `(seconds, gib, name)`. Layout A **beats** layout B if it takes no more seconds
 # and no more memory, and less of at least one of them.
 #
-# Return the layouts that no other beats, fastest first. Of layouts with the same seconds and the same
-# memory all stay, in the order in which they came.
+# Return the layouts that no other beats, the {{FIRST}} first. Of layouts with the same seconds and the
+# same memory {{STAY}}.
 #
 # **Target:** `[(3, 9, "a"), (2, 9, "b"), (5, 1, "c"), (2, 9, "d")]` gives
-# `[(2, 9, "b"), (2, 9, "d"), (5, 1, "c")]`. A search may find a hundred thousand layouts, so don't
-# compare each with each: there is a way that looks at each once.
+# `{{SAYS}}`. A search may find a hundred thousand layouts, so don't compare each with
+# each: there is a way that looks at each once.
+
+# %% tags=["target"]
+STAY = {
+    "all": "all stay, in the order in which they came",
+    "one": "the one that came first stays, and no other",
+}[TWINS]
+RESULT = [(2, 9, "b"), (2, 9, "d"), (5, 1, "c")] if TWINS == "all" else [(2, 9, "b"), (5, 1, "c")]
+if FIRST == "smallest":
+    RESULT = [(5, 1, "c"), *RESULT[:-1]]
+SAYS = str(RESULT).replace("'", '"')
+BY, THEN = (0, 1) if FIRST == "fastest" else (1, 0)
+KEY = "one[:2]" if FIRST == "fastest" else "(one[1], one[0])"
+STAYS = f"layout[{THEN}] < kept[-1][{THEN}]" + " or layout[:2] == kept[-1][:2]" * (TWINS == "all")
 
 # %%
 
 
 # %% tags=["stub"]
 def frontier(layouts):
-    """The layouts that no other one beats, fastest first.
+    """The layouts that no other one beats, the {{FIRST}} first.
 
     layouts  list of (seconds, gib, name)
     returns  a list of some of them
     """
-    raise NotImplementedError("sort, walk along, and remember the least memory so far")
+    kept = []
+    for layout in sorted(layouts, key=lambda one: one[{{BY}}]):  # is this order enough?
+        if not kept:
+            kept.append(layout)
+            continue
+        raise NotImplementedError("append it to `kept` as well, unless what is there beats it")
+
 
 # %% [markdown] tags=["hint"]
-# Sort by seconds. Whatever comes later is not faster; so it can stay only if it takes less memory than
-# everything before it.
+# Whatever comes later in the order is not better in what you sort by. So it can stay only if it takes
+# less of the other than everything before it.
 
 # %% [markdown] tags=["hint"]
-# Among layouts of the same seconds only those of the least memory can stay: sort by seconds, then by
-# memory. `sorted` keeps the order of what is equal.
+# Among layouts that are equal in what you sort by, only those with the least of the other can stay:
+# sort by both, first the one and then the other. `sorted` keeps the order of what is equal.
 
 # %% [markdown] tags=["hint"]
-# Keep `last`, the pair of the last layout that stayed. A layout stays if its memory is below that of
-# `last`, or if it has the same seconds and the same memory as `last`.
+# The last of `kept` has the least so far of what you do not sort by first. A layout stays if it is
+# below that. And if it is the same in both? Then it depends on what the exercise says about equals.
+
+# %% [markdown] tags=["oral"]
+# **Q.** Your function looks at each layout once. What did the sorting do, so that comparing with the
+# last of `kept` is enough?
+#
+# **A.** Everything before is no worse in what was sorted by. So a new layout can stay only by being
+# better in the other, and the best in the other so far is the last one that was kept.
+#
+# **Q.** MT-NLG's planner has a frontier of some ten layouts. Why may somebody run one that is not on it?
+#
+# **A.** Seconds and memory are estimates, and not everything counts in them: a layout may be illegal for
+# the real software, harder to place on nodes, or leave no room for a longer sequence. The frontier holds
+# only if both numbers are right and nothing else matters.
+
 
 # %% tags=["solution"]
 def frontier(layouts):
     kept = []
-    for layout in sorted(layouts, key=lambda one: one[:2]):
-        if not kept or layout[1] < kept[-1][1] or layout[:2] == kept[-1][:2]:
+    for layout in sorted(layouts, key=lambda one: {{KEY}}):
+        if not kept or {{STAYS}}:
             kept.append(layout)
     return kept
+
 
 # %% tags=["check"]
 from minimtnlg.course.check import expect
@@ -58,7 +96,8 @@ from minimtnlg.course.check import expect
 def the_target(student):
     """The four layouts of the target"""
     given = [(3, 9, "a"), (2, 9, "b"), (5, 1, "c"), (2, 9, "d")]
-    expect(student(given), [(2, 9, "b"), (2, 9, "d"), (5, 1, "c")], "the frontier")
+    expect(student(given), RESULT, f"the frontier, the {FIRST} first",
+           f"of equals {STAY}")  # fmt: skip
 
 
 def nothing_and_one(student):
@@ -76,16 +115,21 @@ def the_same_seconds_the_least_memory(student):
 
 def the_same_memory_the_least_seconds(student):
     """Of equal memory the faster one beats the others"""
-    expect(student([(4, 5, "a"), (2, 5, "b")]), [(2, 5, "b")], "the frontier",
+    given = [(7, 2, "a"), (5, 2, "b"), (6, 2, "c")]
+    expect(student(given), [(5, 2, "b")], "the frontier",
            "with the same memory, fewer seconds are enough to beat")  # fmt: skip
 
 
-def twins_stay(student):
-    """Layouts that are equal in both all stay, in their order"""
+def twins(student):
+    """Layouts that are equal in both"""
     given = [(2, 5, "z"), (1, 9, "y"), (2, 5, "a")]
-    expect(student(given), [(1, 9, "y"), (2, 5, "z"), (2, 5, "a")], "the frontier",
-           "neither of two equal layouts beats the other; their names don't matter")  # fmt: skip
-    expect(student([(1, 1, "a"), (1, 1, "a")]), [(1, 1, "a"), (1, 1, "a")], "of the same one twice")
+    both = [given[0], given[2]] if TWINS == "all" else [given[0]]
+    right = [given[1], *both] if FIRST == "fastest" else [*both, given[1]]
+    expect(student(given), right, f"the frontier, the {FIRST} first",
+           f"neither of two equal layouts beats the other; of equals {STAY}")  # fmt: skip
+    right = [(1, 1, "a")] * (2 if TWINS == "all" else 1)
+    expect(student([(1, 1, "a"), (1, 1, "a")]), right, "the frontier of the same one twice")
+
 
 # %% tags=["hidden"]
 def as_each_with_each(student):
@@ -101,7 +145,9 @@ def as_each_with_each(student):
                 a <= one[0] and b <= one[1] and (a, b) != one[:2] for a, b, _ in given
             )
 
-        right = sorted((one for one in given if not beaten(one)), key=lambda one: one[:2])
+        right = sorted((one for one in given if not beaten(one)), key=lambda one: (one[BY], one[THEN]))
+        if TWINS == "one":
+            right = [one for i, one in enumerate(right) if one[:2] not in [x[:2] for x in right[:i]]]
         expect(student(list(given)), right, f"the frontier of {count} random layouts")
 
 
@@ -124,62 +170,67 @@ def many_are_quick(student):
     given = [(i, 20_000 - i, "x") for i in range(20_000)]
     expect(len(student(given)), 20_000, "layouts of which none beats another")
 
+
 # %% tags=["wrong"]
+def _walked(layouts, key, stays):
+    kept = []
+    for layout in sorted(layouts, key=key):
+        if not kept or stays(layout, kept[-1]):
+            kept.append(layout)
+    return kept
+
+
+def _both(one):
+    return one[BY], one[THEN]
+
+
+def _stays(layout, last):
+    return layout[THEN] < last[THEN] or (TWINS == "all" and layout[:2] == last[:2])
+
+
 def only_strictly_better(layouts):
     """Caught by: the_same_seconds_the_least_memory. Beating needs less of both."""
     return sorted(
         (one for one in layouts if not any(a < one[0] and b < one[1] for a, b, _ in layouts)),
-        key=lambda one: one[:2],
+        key=_both,
     )
 
 
-def drops_twins(layouts):
-    """Caught by: twins_stay. Of equal layouts only the first stays."""
-    kept = []
-    for layout in sorted(layouts, key=lambda one: one[:2]):
-        if not kept or layout[1] < kept[-1][1]:
-            kept.append(layout)
-    return kept
+def treats_twins_the_other_way(layouts):
+    """Caught by: twins. Of equals one stays where all should, or all where one should."""
+    other = TWINS != "all"
+    return _walked(
+        layouts, _both, lambda one, last: one[THEN] < last[THEN] or (other and one[:2] == last[:2])
+    )
 
 
 def sorts_by_name(layouts):
-    """Caught by: twins_stay. Twins are put into the order of their names."""
-    kept = []
-    for layout in sorted(layouts):
-        if not kept or layout[1] < kept[-1][1] or layout[:2] == kept[-1][:2]:
-            kept.append(layout)
-    return kept
+    """Caught by: twins. Twins are put into the order of their names."""
+    return _walked(layouts, lambda one: (*_both(one), one[2]), _stays)
 
 
-def keeps_equal_memory(layouts):
-    """Caught by: the_same_memory_the_least_seconds. A slower layout of the same memory stays."""
-    kept = []
-    for layout in sorted(layouts, key=lambda one: one[:2]):
-        if not kept or layout[1] <= kept[-1][1]:
-            kept.append(layout)
-    return kept
+def begins_at_the_other_end(layouts):
+    """Caught by: the_target. The right layouts, in the reverse order."""
+    return frontier(layouts)[::-1]
 
 
-def sorts_by_seconds_alone(layouts):
-    """Caught by: the_same_seconds_the_least_memory. Of equal seconds the first to come stays, too."""
-    kept = []
-    for layout in sorted(layouts, key=lambda one: one[0]):
-        if not kept or layout[1] < kept[-1][1] or layout[:2] == kept[-1][:2]:
-            kept.append(layout)
-    return kept
+def keeps_what_is_equal_in_the_other(layouts):
+    """Caught by: as_each_with_each. Whoever takes no more than the last one stays."""
+    return _walked(layouts, _both, lambda one, last: one[THEN] <= last[THEN])
+
+
+def sorts_by_one_alone(layouts):
+    """Caught by: as_each_with_each. Of those equal in what is sorted by, the first stays, too."""
+    return _walked(layouts, lambda one: one[BY], _stays)
 
 
 def fails_on_nothing(layouts):
     """Caught by: nothing_and_one. Takes the first layout before it looks whether there is one."""
-    ordered = sorted(layouts, key=lambda one: one[:2])
-    kept = [ordered[0]]
-    for layout in ordered[1:]:
-        if layout[1] < kept[-1][1] or layout[:2] == kept[-1][:2]:
-            kept.append(layout)
-    return kept
+    ordered = sorted(layouts, key=_both)
+    return [ordered[0], *frontier(layouts)[1:]]
 
 
-def only_the_fastest(layouts):
-    """Caught by: the_target. The fastest layouts are all that counts."""
-    least = min((one[:2] for one in layouts), default=None)
-    return [one for one in layouts if one[:2] == least]
+def only_the_best_in_one(layouts):
+    """Caught by: the_target. The fastest layouts, or the smallest, are all that counts."""
+    least = min((_both(one) for one in layouts), default=None)
+    return [one for one in layouts if _both(one) == least]

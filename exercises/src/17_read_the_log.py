@@ -1,7 +1,10 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [rank, node, collective, process group]
+# draws:
+#   LAUNCHER: [srun, torchrun]
 # ---
 
 # %% [markdown]
@@ -11,13 +14,13 @@
 # that did nothing wrong. Find the one that broke the job and the line that tells why.
 #
 # `log` is a list of lines in the order of the file. A line has `seconds` (by the clock of its
-# node), `node`, `rank` and `text`. Ranks wrote them, but for lines that begin with `srun: error`:
+# node), `node`, `rank` and `text`. Ranks wrote them, but for lines that begin with `{{LAUNCHER}}: error`:
 # these are the launcher's, one about each rank that has ended. Three things can have happened:
 #
 # - A rank **raised** an error of its own. The others then lose the connection to it, or are ended.
 # - A rank was **killed** by the system, with signal 9, and had no time to say anything. The launcher
-#   reports exit code 137, which is 128 + 9. Ranks that are left over the launcher ends itself, with
-#   signal 15: exit code 143. (All of them obey. Where one does not, a launcher kills it in the end.)
+#   reports exit code {{KILLED}}, which is {{WHY}}. Ranks that are left over the launcher ends itself,
+#   with signal 15: exit code {{ENDED}}. (All of them obey. Where one does not, a launcher kills it in the end.)
 # - A rank **hangs**. All others wait for it until their watchdogs end them, each with the number of
 #   the collective that did not come to its end. Who hangs has no such line, or is stuck in an
 #   earlier collective than all others.
@@ -27,6 +30,11 @@
 # **Target:** `culprit` returns `(rank, text)`: the rank that broke the job, and its own error, or
 # the launcher's line about the kill, or the last line that the rank which hangs wrote itself (`""`
 # if it wrote none). For any order of the lines and any clocks.
+
+# %% tags=["target"]
+WHY, KILLED, ENDED, ABORTED = {
+    "srun": ("128 + 9", 137, 143, 134), "torchrun": ("the signal with a minus", -9, -15, -6),
+}[LAUNCHER]  # fmt: skip
 
 # %%
 import re
@@ -47,7 +55,8 @@ def lost_connection(text):
 
 def exit_code(text):
     """The exit code that the launcher reports; None in all other lines."""
-    found = re.fullmatch(r"srun: error: \w+: task \d+: Exited with exit code (\d+)", text)
+    ended = rf"{LAUNCHER}: error: \w+: task \d+: Exited with exit code (-?\d+)"
+    found = re.fullmatch(ended, text)
     return int(found[1]) if found else None
 
 
@@ -65,16 +74,18 @@ def raised(text):
 # %% tags=["stub"]
 def culprit(log, n):
     """(rank, text): which of the ranks 0 to n - 1 broke the job, and the line that tells why."""
-    raise NotImplementedError("an error of its own, else code 137, else the rank nobody heard from")
+    errors = [line for line in log if raised(line.text)]  # is each of them a cause?
+    codes = {line.rank: exit_code(line.text) for line in log if exit_code(line.text) is not None}
+    raise NotImplementedError(f"{len(errors)} errors, {len(codes)} of {n} ranks ended: who began it?")
 
 
 # %% [markdown] tags=["hint"]
 # Do not ask which line comes first. Ask of each line whether it is a cause or a consequence. A lost
-# connection is a consequence even if it is a `RuntimeError`, and so is exit code 1 or 143.
+# connection is a consequence even if it is a `RuntimeError`, and so is exit code 1 or {{ENDED}}.
 
 # %% [markdown] tags=["hint"]
 # Look through the whole log three times, once for each case. An error that is raised and is no lost
-# connection ends the search. So does exit code 137. Only when there is neither, nobody failed, and
+# connection ends the search. So does exit code {{KILLED}}. Only when there is neither, nobody failed, and
 # somebody hangs.
 
 # %% [markdown] tags=["hint"]
@@ -83,6 +94,19 @@ def culprit(log, n):
 # the lines of one rank come from one node, so their `seconds` can be compared. Leave out what the
 # launcher wrote.
 
+# %% [markdown] tags=["oral"]
+# **Q.** In a job that hangs, 15 of 16 ranks write that an all-reduce has timed out. Why is none of them to
+# blame, and what would you look at on the sixteenth?
+#
+# **A.** They did what they should and waited. The sixteenth never came to that all-reduce: look at its last
+# line, at what its process does now (a stack trace, the load of its GPU), and at its node.
+#
+# **Q.** Why don't you sort all lines by their seconds and take the first that is bad?
+#
+# **A.** Clocks of nodes differ by more than the time in which a job falls apart, so a consequence on one
+# node may bear an earlier time than its cause on another. And a rank that is killed or hangs has no line
+# of its own that is bad.
+
 
 # %% tags=["solution"]
 def culprit(log, n):
@@ -90,7 +114,7 @@ def culprit(log, n):
         if raised(line.text) and not lost_connection(line.text):
             return line.rank, line.text
     for line in log:
-        if exit_code(line.text) == 137:
+        if exit_code(line.text) == {{KILLED}}:
             return line.rank, line.text
     reached = dict.fromkeys(range(n), -1)
     for line in log:
@@ -129,7 +153,7 @@ def _timeout(number, operation="ALLREDUCE"):
 
 
 def _end(rank, code, size=4):
-    return f"srun: error: node{rank // size}: task {rank}: Exited with exit code {code}"
+    return f"{LAUNCHER}: error: node{rank // size}: task {rank}: Exited with exit code {code}"
 
 
 def _job(draw, kind, n=8, size=4):
@@ -148,7 +172,7 @@ def _job(draw, kind, n=8, size=4):
             say(2.1, guilty, draw.choice(_LOST))
         say(3, guilty, _end(guilty, 1))
     elif kind == "killed":
-        reason = _end(guilty, 137)
+        reason = _end(guilty, KILLED)
         say(3, guilty, reason)
     else:
         number, reason = draw.randrange(100, 5000), "loading the batch of step 43"
@@ -156,19 +180,19 @@ def _job(draw, kind, n=8, size=4):
         if early:
             reason = _timeout(number - 1)
             say(602, guilty, reason)
-            say(603, guilty, _end(guilty, 134))
+            say(603, guilty, _end(guilty, ABORTED))
         else:
             say(1.5, guilty, reason)
-            say(605, guilty, _end(guilty, 143))
+            say(605, guilty, _end(guilty, ENDED))
         for rank in others:
             say(602 + draw.random(), rank, _timeout(number + draw.choice((0, 0, 1))))
-            say(604, rank, _end(rank, 134))
+            say(604, rank, _end(rank, ABORTED))
     if kind in ("raised", "killed"):
         for rank in others:
             lost = draw.random() < 0.7
             if lost:
                 say(2.5 + draw.random(), rank, draw.choice(_LOST))
-            say(4 + draw.random(), rank, _end(rank, 1 if lost else 143))
+            say(4 + draw.random(), rank, _end(rank, 1 if lost else ENDED))
     log = [Line(s, f"node{r // size}", r, text) for s, r, text in sorted(lines)]
     return log, guilty, reason
 
@@ -208,10 +232,10 @@ def one_raised(student):
         Line(11.2, "node0", 1, _LOST[0]),
         Line(11.3, "node1", 3, _CAUSES[0]),
         Line(11.4, "node0", 0, _LOST[0]),
-        Line(11.5, "node0", 1, "srun: error: node0: task 1: Exited with exit code 1"),
-        Line(11.6, "node1", 3, "srun: error: node1: task 3: Exited with exit code 1"),
-        Line(11.7, "node1", 2, "srun: error: node1: task 2: Exited with exit code 143"),
-        Line(11.8, "node0", 0, "srun: error: node0: task 0: Exited with exit code 1"),
+        Line(11.5, "node0", 1, _end(1, 1, size=2)),
+        Line(11.6, "node1", 3, _end(3, 1, size=2)),
+        Line(11.7, "node1", 2, _end(2, ENDED, size=2)),
+        Line(11.8, "node0", 0, _end(0, 1, size=2)),
     ]
     look_at = "a lost connection is a consequence, whatever the error is called"
     _check(student, log, 4, 3, _CAUSES[0], "a job in which one rank raised an error", look_at)
@@ -284,7 +308,7 @@ def any_signal(log, n):
     for line in log:
         if raised(line.text) and not lost_connection(line.text):
             return line.rank, line.text
-    by_signal = [line for line in log if exit_code(line.text) in (137, 143)]
+    by_signal = [line for line in log if exit_code(line.text) in (KILLED, ENDED)]
     return (by_signal[-1].rank, by_signal[-1].text) if by_signal else culprit(log, n)
 
 
@@ -321,7 +345,7 @@ def ranks_of_the_log_alone(log, n):
 def whatever_is_last(log, n):
     """Caught by: one_hangs. The launcher's line is taken for the rank's own last word."""
     rank, text = culprit(log, n)
-    if any(raised(line.text) or exit_code(line.text) == 137 for line in log):
+    if any(raised(line.text) or exit_code(line.text) == KILLED for line in log):
         return rank, text
     own = [line for line in log if line.rank == rank]
     return rank, max(own, key=lambda line: line.seconds).text if own else ""
@@ -330,7 +354,7 @@ def whatever_is_last(log, n):
 def last_line_of_the_file(log, n):
     """Caught by: clocks_and_order. The rank's last line in the file, not by its clock."""
     rank, text = culprit(log, n)
-    if any(raised(line.text) or exit_code(line.text) == 137 for line in log):
+    if any(raised(line.text) or exit_code(line.text) == KILLED for line in log):
         return rank, text
     own = [line.text for line in log if line.rank == rank and exit_code(line.text) is None]
     return rank, own[-1] if own else ""

@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 25
+# help: half
 # needs: [top-p, temperature]
+# draws:
+#   EQUALS: [smaller, larger]
+#   LINE: [ids, probabilities]
 # ---
 
 # %% [markdown]
@@ -10,14 +14,20 @@
 # A model has given a probability to each token. Keep the likely ones and draw from them.
 #
 # - **Keep** the fewest tokens that reach $p$ together, the likeliest first. Of equally likely ones the
-#   one with the smaller id comes first.
-# - **Draw**: lay the kept tokens side by side on a line, in the order of their *ids*. Each is as long as
-#   it is probable. The line is shorter than 1 now, so a `number` from 0 to 1 (1 itself never comes)
+#   one with the {{EQUALS}} id comes first.
+# - **Draw**: lay the kept tokens side by side on a line, {{ORDER}}. Each is as long
+#   as it is probable. The line is shorter than 1 now, so a `number` from 0 to 1 (1 itself never comes)
 #   points at that share of its length. The token there is drawn; where one ends the next begins.
 #
-# **Target:** of `[0.1, 0.5, 0.15, 0.25]` with `p = 0.7` tokens 1 and 3 are kept. The line is 0.75 long:
-# token 1 up to 0.5, then token 3. The number 0.6 points at 0.45, which is token 1; 0.7 points at 0.525,
-# which is token 3.
+# **Target:** of `[0.25, 0.5, 0.15, 0.1]` with `p = 0.7` tokens 0 and 1 are kept. The line is 0.75 long:
+# token {{LEFT}} up to {{END}}, then token {{RIGHT}}. The number 0.2 points at 0.15, which is token {{LEFT}};
+# 0.9 points at 0.675, which is token {{RIGHT}}.
+
+# %% tags=["target"]
+ORDER = "in the order of their *ids*" if LINE == "ids" else "in the order in which they were *kept*"
+LEFT, RIGHT, END = (0, 1, 0.25) if LINE == "ids" else (1, 0, 0.5)
+KEY = "-probabilities[i]" if EQUALS == "smaller" else "(-probabilities[i], -i)"
+WALK = "sorted(kept)" if LINE == "ids" else "kept"
 
 # %%
 
@@ -31,42 +41,67 @@ def top_p(probabilities, p, number):
     number         from 0 to 1, without 1
     returns        an id: 0 to len(probabilities) - 1
     """
-    raise NotImplementedError("sort ids by probability, keep until p is reached, then walk the line")
-
-
-# %% [markdown] tags=["hint"]
-# Two steps, and two orders: by probability to decide who stays, by id to draw. What may the sum of the
-# kept ones be, at least and at most?
-
-# %% [markdown] tags=["hint"]
-# `sorted(ids, key=lambda i: -probabilities[i])` has the likeliest first and leaves equal ones in their
-# order. Add ids to the kept ones as long as those that are there fall short of `p`. The one that reaches
-# it belongs to them.
-
-# %% [markdown] tags=["hint"]
-# Then `at = number * sum(...)` over the kept ones. Walk along them in the order of their ids and add up
-# their lengths: the first token whose end lies *beyond* `at` is the answer.
-
-# %% tags=["solution"]
-def top_p(probabilities, p, number):
     kept, total = [], 0.0
-    for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
+    for i in range(len(probabilities)):  # is this the right order?
         if total >= p:
             break
         kept.append(i)
         total += probabilities[i]
-    at, end = number * sum(probabilities[i] for i in sorted(kept)), 0.0
-    for i in sorted(kept):
+    raise NotImplementedError("put the ids into the right order above, then walk along the line")
+
+
+# %% [markdown] tags=["hint"]
+# Two steps, and an order for each: one to decide who stays, one to draw. What may the sum of the kept
+# ones be, at least and at most?
+
+# %% [markdown] tags=["hint"]
+# `sorted(ids, key=lambda i: -probabilities[i])` has the likeliest first and leaves equal ones in their
+# order; a pair as the key, such as `(first, second)`, decides equal ones by the second. The loop adds
+# ids as long as those that are there fall short of `p`. The one that reaches it belongs to them.
+
+# %% [markdown] tags=["hint"]
+# Then `at = number * sum(...)` over the kept ones. Walk along them {{ORDER}} and add up
+# their lengths: the first token whose end lies *beyond* `at` is the answer.
+
+# %% [markdown] tags=["oral"]
+# **Q.** Why is it right to multiply `number` by the sum of the kept ones? What else could you do, and what
+# comes out wrong if you do neither?
+#
+# **A.** The kept tokens have to have probability 1 together. One can also divide each by the sum. With
+# neither, numbers beyond the end of the line point at nothing, and whoever gives them to the last token
+# makes that one too likely.
+#
+# **Q.** Temperature below 1 and top-p both avoid odd tokens. In what do they differ at a place where forty
+# tokens are equally likely?
+#
+# **A.** A temperature changes nothing there: equal logits stay equal, and the tail keeps all its tokens. Top-p
+# with 0.9 drops four of the forty.
+
+
+# %% tags=["solution"]
+def top_p(probabilities, p, number):
+    kept, total = [], 0.0
+    for i in sorted(range(len(probabilities)), key=lambda i: {{KEY}}):
+        if total >= p:
+            break
+        kept.append(i)
+        total += probabilities[i]
+    at, end = number * sum(probabilities[i] for i in {{WALK}}), 0.0
+    for i in {{WALK}}:
         end += probabilities[i]
         if end > at:
             return i
-    return max(kept)  # where rounding has eaten the last bit of the line
+    return {{WALK}}[-1]  # where rounding has eaten the last bit of the line
 
 
 # %% tags=["check"]
 from minimtnlg.course.check import expect
 
 FOUR = [0.125, 0.5, 0.125, 0.25]  # sums are exact
+BY_HAND = {  # the line of FOUR with p = 1
+    ("ids", "smaller"): [0, 1, 2, 3], ("ids", "larger"): [0, 1, 2, 3],
+    ("probabilities", "smaller"): [1, 3, 0, 2], ("probabilities", "larger"): [1, 3, 2, 0],
+}[LINE, EQUALS]  # fmt: skip
 
 
 def _drawn(student, probabilities, p, count=1000):
@@ -82,9 +117,10 @@ def _drawn(student, probabilities, p, count=1000):
 
 def the_target(student):
     """The four tokens of the target"""
-    given = [0.1, 0.5, 0.15, 0.25]
-    for number, token in ((0.0, 1), (0.6, 1), (0.7, 3), (0.999, 3)):
-        expect(student(list(given), 0.7, number), token, f"the token that {number} draws")
+    given = [0.25, 0.5, 0.15, 0.1]
+    for number, token in ((0.0, LEFT), (0.2, LEFT), (0.9, RIGHT), (0.999, RIGHT)):
+        expect(student(list(given), 0.7, number), token, f"the token that {number} draws",
+               f"the kept ones lie on the line {ORDER}")  # fmt: skip
 
 
 def the_one_that_reaches_p_stays(student):
@@ -105,23 +141,29 @@ def all_of_them(student):
 
 
 def all_of_them_in_order(student):
-    """The line is in the order of ids, not of probabilities"""
-    for number, token in ((0.1, 0), (0.3, 1), (0.7, 2), (0.9, 3)):
-        expect(student(list(FOUR), 1.0, number), token, f"the token that {number} draws",
-               "who is kept depends on probabilities, the order on the line on ids")  # fmt: skip
+    """The order on the line"""
+    end = 0.0
+    for token in BY_HAND:
+        for number in (end + 0.05, end + FOUR[token] - 0.05):
+            expect(student(list(FOUR), 1.0, number), token, f"the token that {number} draws",
+                   f"all are kept, and lie on the line {ORDER}")  # fmt: skip
+        end += FOUR[token]
 
 
 def the_first_of_equals(student):
-    """Of equally likely tokens those with smaller ids stay"""
-    expect(_drawn(student, [0.25] * 4, 0.5), [500, 500, 0, 0], "how often each is drawn of 1000",
-           "tokens 0 and 1 reach 0.5, and 2 and 3 are no likelier")  # fmt: skip
+    """Of equally likely tokens not all stay"""
+    stay = [500, 500, 0, 0] if EQUALS == "smaller" else [0, 0, 500, 500]
+    expect(_drawn(student, [0.25] * 4, 0.5), stay, "how often each is drawn of 1000",
+           f"two tokens reach 0.5, and those with {EQUALS} ids come first")  # fmt: skip
 
 
 def where_one_ends_the_next_begins(student):
     """A number that points exactly at the end of a token draws the next one"""
-    for number, token in ((0.125, 1), (0.625, 2), (0.75, 3)):
-        expect(student(list(FOUR), 1.0, number), token, f"the token that {number} draws",
-               "token 0 lies from 0 to 0.125 and does not have its end")  # fmt: skip
+    end = 0.0
+    for token, following in zip(BY_HAND, BY_HAND[1:], strict=False):
+        end += FOUR[token]
+        expect(student(list(FOUR), 1.0, end), following, f"the token that {end} draws",
+               f"token {token} lies on the line up to {end} and does not have its end")  # fmt: skip
 
 
 # %% tags=["hidden"]
@@ -138,9 +180,10 @@ def one_alone(student):
 
 
 def what_can_not_come_never_comes(student):
-    """Tokens of probability 0, at both ends of the line"""
+    """Tokens of probability 0"""
     given = [0.0, 0.5, 0.0, 0.5, 0.0]
-    for number, token in ((0.0, 1), (0.5, 3), (1 - 2**-53, 3)):
+    one, two = (3, 1) if (LINE, EQUALS) == ("probabilities", "larger") else (1, 3)
+    for number, token in ((0.0, one), (0.5, two), (1 - 2**-53, two)):
         expect(student(list(given), 1.0, number), token, f"the token that {number} draws",
                "a token of length 0 has no place on the line")  # fmt: skip
 
@@ -155,25 +198,37 @@ def as_the_package(student):
     for p in (0.3, 0.9, 0.99):
         for logits in torch.randn(20, 50, generator=g, dtype=torch.float64) * 2:
             number = torch.rand((), generator=g, dtype=torch.float64)
-            token = drawn(distribution(logits, top_p=p), number).item()
+            # The package's line is in the order of ids: so give the likeliest the smallest ones.
+            name = torch.arange(50) if LINE == "ids" else logits.argsort(descending=True)
+            token = name[drawn(distribution(logits[name], top_p=p), number)].item()
             given = logits.softmax(0).tolist()
             expect(student(given, p, number.item()), token, f"the token, with p = {p}")
 
 
 # %% tags=["wrong"]
-def _answer(probabilities, p, number, stays, order=sorted, scaled=True, beyond=True):
+def _key(probabilities):
+    return lambda i: (-probabilities[i], i if EQUALS == "smaller" else -i)
+
+
+def _on_the_line(kept):
+    return sorted(kept) if LINE == "ids" else kept
+
+
+def _answer(probabilities, p, number, stays=None, line=None, scaled=True, beyond=True, order=None):
     kept, total = [], 0.0
-    for i in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
+    stays = stays or (lambda total, one, p: total < p)
+    for i in order or sorted(range(len(probabilities)), key=_key(probabilities)):
         if not stays(total, probabilities[i], p):
             break
         kept.append(i)
         total += probabilities[i]
     at, end = number * (sum(probabilities[i] for i in kept) if scaled else 1.0), 0.0
-    for i in order(kept):
+    line = (line or _on_the_line)(kept)
+    for i in line:
         end += probabilities[i]
         if end > at or (end == at and not beyond):
             return i
-    return max(kept, default=0)
+    return line[-1] if line else 0
 
 
 def stops_before_p(probabilities, p, number):
@@ -188,28 +243,23 @@ def one_too_many(probabilities, p, number):
 
 def forgets_to_scale(probabilities, p, number):
     """Caught by: the_one_that_reaches_p_stays. The line is still 1 long; the end goes to the last."""
-    return _answer(probabilities, p, number, lambda total, one, p: total < p, scaled=False)
+    return _answer(probabilities, p, number, scaled=False)
 
 
-def draws_by_probability(probabilities, p, number):
-    """Caught by: all_of_them_in_order. The line is in the order in which tokens were kept."""
-    return _answer(probabilities, p, number, lambda total, one, p: total < p, order=list)
+def the_other_order_on_the_line(probabilities, p, number):
+    """Caught by: all_of_them_in_order. By probabilities instead of ids, or the reverse."""
+    return _answer(probabilities, p, number, line=list if LINE == "ids" else sorted)
 
 
 def ends_belong_to_it(probabilities, p, number):
     """Caught by: where_one_ends_the_next_begins. A token has its end as well as its beginning."""
-    return _answer(probabilities, p, number, lambda total, one, p: total < p, beyond=False)
+    return _answer(probabilities, p, number, beyond=False)
 
 
 def keeps_what_is_likely_by_itself(probabilities, p, number):
     """Caught by: the_target. A token stays if its own probability is above 1 - p."""
     kept = [i for i, x in enumerate(probabilities) if x > 1 - p]
-    at, end = number * sum(probabilities[i] for i in kept), 0.0
-    for i in kept:
-        end += probabilities[i]
-        if end > at:
-            return i
-    return 0
+    return _answer([x if i in kept else 0 for i, x in enumerate(probabilities)], 1.0, number)
 
 
 def takes_the_likeliest(probabilities, p, number):
@@ -217,31 +267,12 @@ def takes_the_likeliest(probabilities, p, number):
     return max(range(len(probabilities)), key=lambda i: probabilities[i])
 
 
-def last_of_equals(probabilities, p, number):
-    """Caught by: the_first_of_equals. Sorts upwards and walks back, so that equals turn around."""
-    kept, total = [], 0.0
-    for i in sorted(range(len(probabilities)), key=lambda i: probabilities[i])[::-1]:
-        if total < p:
-            kept.append(i)
-            total += probabilities[i]
-    at, end = number * total, 0.0
-    for i in sorted(kept):
-        end += probabilities[i]
-        if end > at:
-            return i
-    return max(kept)
+def the_last_of_equals(probabilities, p, number):
+    """Caught by: the_first_of_equals. Equal ones come in the other order of their ids."""
+    ids = list(range(len(probabilities)))[:: -1 if EQUALS == "smaller" else 1]
+    return _answer(probabilities, p, number, order=sorted(ids, key=lambda i: -probabilities[i]))
 
 
 def cuts_ids_not_probabilities(probabilities, p, number):
-    """Caught by: the_target. Walks along the ids until p is reached, and never sorts."""
-    kept, total = [], 0.0
-    for i, one in enumerate(probabilities):
-        if total < p:
-            kept.append(i)
-            total += one
-    at, end = number * total, 0.0
-    for i in kept:
-        end += probabilities[i]
-        if end > at:
-            return i
-    return kept[-1]
+    """Caught by: the_one_that_reaches_p_stays. Walks along the ids until p is reached, unsorted."""
+    return _answer(probabilities, p, number, order=range(len(probabilities)))

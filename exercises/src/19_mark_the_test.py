@@ -1,7 +1,11 @@
 # ---
 # mark: 2
 # minutes: 20
+# help: worked
 # needs: [likelihood scoring, standard error]
+# draws:
+#   TIE: [first, last]
+#   SPACES: [included, left out]
 # ---
 
 # %% [markdown]
@@ -14,11 +18,11 @@
 # `(logprob, tokens, text, alone)`: the log-probability of all its tokens after the question, how many
 # tokens, its text, and the log-probability of the same tokens after "Answer:" and nothing else.
 #
-# The option with the largest value wins; of equal ones the first. The value is
+# The option with the largest value wins; of equal ones the {{TIE}}. The value is
 #
 # - for the norm `"sum"`: the log-probability,
 # - for `"token"` and `"character"`: the same for each token, or each character of the text, spaces
-#   included,
+#   {{SPACES}},
 # - for `"answer"`: the logarithm of P(option | question) / P(option | "Answer:").
 #
 # Return the share $p$ of right answers and its standard error, $\sqrt{p (1 - p) / (n - 1)}$ for $n$
@@ -27,6 +31,10 @@
 # **Target:** for the two questions `(0, [(-4, 2, "a cat", -5), (-6, 4, "a cat or a dog", -9)])` and
 # `(1, [(-3, 1, "no", -2), (-4, 1, "yes", -5)])` the norm `"sum"` gives `(0.5, 0.5)`, being right on the
 # first one, `"token"` gives `(0.0, 0.0)`, and `"answer"` `(0.5, 0.5)`, being right on the second one.
+
+# %% tags=["target"]
+CHARACTERS = "len(text)" if SPACES == "included" else 'len(text.replace(" ", ""))'
+NUMBERS = "range(len(values))" if TIE == "first" else "reversed(range(len(values)))"
 
 # %%
 import math
@@ -39,33 +47,58 @@ def marked(questions, norm):
     questions  list of (gold, [(logprob, tokens, text, alone), ...])
     norm       "sum", "token", "character" or "answer"
     """
-    raise NotImplementedError("a value for each option, the largest wins, count, and the formula")
+    value = {
+        "sum": lambda logprob, tokens, text, alone: logprob,
+        "token": lambda logprob, tokens, text, alone: logprob / tokens,
+    }
+    right = []
+    for gold, options in questions:
+        values = [value[norm](*option) for option in options]
+        right.append(values.index(max(values)) == gold)  # and if two are equal?
+    p = sum(right) / len(right)
+    raise NotImplementedError(f"{p:.0%} are right; there are more norms, ties, and the error of {p}")
+
 
 # %% [markdown] tags=["hint"]
-# Three steps: a number for each option, the winner of each question, and then only the winners matter.
+# What is there is whole for two norms. Add the two others to the dict first, and run the check again.
 
 # %% [markdown] tags=["hint"]
 # The logarithm of a quotient is a difference. `max(range(len(values)), key=values.__getitem__)` is the
-# number of the largest value, and of equal ones the first.
+# number of the largest value, and of equal ones that which comes first in the range.
 
 # %% [markdown] tags=["hint"]
 # With `right` as a list of True and False: `p = sum(right) / n`, and for `n > 1` the error is
-# `math.sqrt(p * (1 - p) / (n - 1))`. For the four norms a dict of functions will do.
+# `math.sqrt(p * (1 - p) / (n - 1))`. For n = 1 it would divide by zero.
+
+# %% [markdown] tags=["oral"]
+# **Q.** By "sum" a model is right in 52 % of the cases, by "token" in 61 %. Which one does it know the
+# answers by, and may you report the larger one?
+#
+# **A.** Neither norm is the truth: the sum prefers short options, the mean of a token those with a cheap
+# long tail. One may report the larger one only if the norm was fixed before, or chosen on other questions.
+# Else report both.
+#
+# **Q.** What does the norm "answer" take off, and for which options does that matter most?
+#
+# **A.** What the option costs without the question. It matters where the options are not equally common
+# words, such as *yes* and *no*, or where the tokenizer cuts one into more pieces than the other.
+
 
 # %% tags=["solution"]
 def marked(questions, norm):
     value = {
         "sum": lambda logprob, tokens, text, alone: logprob,
         "token": lambda logprob, tokens, text, alone: logprob / tokens,
-        "character": lambda logprob, tokens, text, alone: logprob / len(text),
+        "character": lambda logprob, tokens, text, alone: logprob / ({{CHARACTERS}}),
         "answer": lambda logprob, tokens, text, alone: logprob - alone,
     }[norm]
     right = []
     for gold, options in questions:
         values = [value(*option) for option in options]
-        right.append(values.index(max(values)) == gold)
+        right.append(max({{NUMBERS}}, key=values.__getitem__) == gold)
     n, p = len(right), sum(right) / len(right)
     return p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None
+
 
 # %% tags=["check"]
 from minimtnlg.course.check import expect
@@ -89,7 +122,7 @@ def each_norm_by_itself(student):
     for norm, number, look in (
         ("sum", 0, "the likelier text wins, short or long"),
         ("token", 1, "per token the longer one is likelier: -1.5 against -2"),
-        ("character", 1, "per character, spaces included: -6 / 14 against -4 / 5"),
+        ("character", 1, "per character the longer one is likelier, with or without spaces"),
         ("answer", 1, "a gain of 3 nats against a gain of 1"),
     ):
         expect(student([(number, LONG)], norm)[0], 1.0, f"share by {norm} of one question", look)
@@ -109,11 +142,22 @@ def one_question_has_no_error(student):
            "one answer does not scatter; n - 1 is zero")  # fmt: skip
 
 
-def of_equal_ones_the_first(student):
-    """A tie goes to the first option"""
+def of_equal_ones(student):
+    """A tie between two options"""
     tie = [(-2, 1, "x", -1), (-2, 1, "y", -1), (-5, 1, "z", -1)]
-    expect(student([(0, tie), (0, tie)], "sum"), (1.0, 0.0), "share and error with a tie",
-           "of equal values the first one wins")  # fmt: skip
+    gold = 0 if TIE == "first" else 1
+    expect(student([(gold, tie), (gold, tie)], "sum"), (1.0, 0.0), "share and error with a tie",
+           f"of equal values the {TIE} one wins")  # fmt: skip
+
+
+def spaces(student):
+    """What counts as a character"""
+    options = [(-6, 3, "a b c", -6), (-6, 1, "abcd", -6)]
+    gold = 0 if SPACES == "included" else 1
+    expect(student([(gold, options), (gold, options)], "character"), (1.0, 0.0),
+           'share and error by character, options "a b c" and "abcd" of -6 nats',
+           f"spaces are {SPACES}")  # fmt: skip
+
 
 # %% tags=["hidden"]
 def as_the_package_marks(student):
@@ -135,7 +179,10 @@ def as_the_package_marks(student):
                 options.append((-draw.uniform(1, 30), tokens, text, -draw.uniform(1, 30)))
             gold = draw.randrange(len(options))
             rows.append((gold, options))
-            items.append(asked("?", [text for _, _, text, _ in options], gold))
+            texts = [text for _, _, text, _ in options]
+            if SPACES != "included":  # the package counts all of a text
+                texts = [text.replace(" ", "") for text in texts]
+            items.append(asked("?", texts, gold))
             found.append(([Score(x, k, False) for x, k, _, _ in options],
                           [Score(x, k, False) for _, k, _, x in options]))  # fmt: skip
         told = accuracy("piqa", items, found, norm)
@@ -158,7 +205,11 @@ def the_scatter_of_real_samples(student):
            f"that the mean error, {told:.4f}, is near the scatter of 800 shares, {scatter:.4f}")  # fmt: skip
 
 # %% tags=["wrong"]
-def _marked(questions, value, tie=lambda values: values.index(max(values)), root=None):
+def _largest(values):
+    return max({{NUMBERS}}, key=values.__getitem__)
+
+
+def _marked(questions, value, tie=_largest, root=None):
     right = []
     for gold, options in questions:
         right.append(tie([value(*option) for option in options]) == gold)
@@ -170,7 +221,7 @@ def _marked(questions, value, tie=lambda values: values.index(max(values)), root
 VALUES = {
     "sum": lambda logprob, tokens, text, alone: logprob,
     "token": lambda logprob, tokens, text, alone: logprob / tokens,
-    "character": lambda logprob, tokens, text, alone: logprob / len(text),
+    "character": lambda logprob, tokens, text, alone: logprob / ({{CHARACTERS}}),
     "answer": lambda logprob, tokens, text, alone: logprob - alone,
 }
 
@@ -186,22 +237,23 @@ def divides_logarithms(questions, norm):
     return _marked(questions, values[norm])
 
 
-def counts_letters(questions, norm):
-    """Caught by: as_the_package_marks. Spaces are left out of the characters."""
+def counts_the_other_characters(questions, norm):
+    """Caught by: spaces. Spaces are left out where they count, or the reverse."""
 
-    def per_letter(logprob, tokens, text, alone):
-        return logprob / len(text.replace(" ", ""))
+    def per_character(logprob, tokens, text, alone):
+        return logprob / len(text.replace(" ", "") if SPACES == "included" else text)
 
-    return _marked(questions, (VALUES | {"character": per_letter})[norm])
+    return _marked(questions, (VALUES | {"character": per_character})[norm])
 
 
-def takes_the_last_of_equals(questions, norm):
-    """Caught by: of_equal_ones_the_first. A comparison by "at least as large"."""
+def the_other_of_equals(questions, norm):
+    """Caught by: of_equal_ones. "At least as large" is taken for "larger", or the reverse."""
 
-    def last(values):
-        return len(values) - 1 - values[::-1].index(max(values))
+    def winner(values):
+        at = [i for i, value in enumerate(values) if value == max(values)]
+        return at[-1 if TIE == "first" else 0]
 
-    return _marked(questions, VALUES[norm], last)
+    return _marked(questions, VALUES[norm], winner)
 
 
 def divides_by_n(questions, norm):

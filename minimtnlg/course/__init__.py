@@ -5,23 +5,32 @@
     pages.py      what is generated from sources: notebooks, course map, glossary
     build.py      build, run, start: what the command line calls
     check.py      predict, measured, check, hint, solution: what a learner calls
+    drawn.py      numbers and rules of an exercise that are drawn for a class
+    progress.py   what a learner guessed, tried and solved; status.py reads it
     feedback.py   expect: a comparison that fails in words
     show.py       figure, show: what a cell displays
     plots.py      the one style of all figures
+    release.py    exercises for one class, in variants.py of their own; nbgrader.py for nbgrader
     need.py       corpus, tokenizer and a trained nano, made once
     mutants.py    bugs of parallel training, to be switched on: bugs/*.toml lists them
+    labs.py       find the bug: code of the package with one of these, and whether it is mended
 """
 
 import logging
 import warnings
 
 
-def setup():
-    """Make a notebook quiet and its figures legible; the set-up cell of every lesson calls it."""
-    from minimtnlg.course import plots
+def setup(class_id=None):
+    """Make a notebook quiet and its figures legible; the set-up cell of every lesson calls it.
+
+    class_id  of the class that the notebook was made for: elsewhere, other checks would run
+    """
+    from minimtnlg.course import plots, sources
 
     # Said by libraries to their developers, not to a learner.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     plots.style()
+    if class_id and class_id != sources.class_id():
+        print(f"This notebook belongs to the class {class_id}: open it in that class's folder.")

@@ -175,6 +175,7 @@ def _write_pages(root):
     for source in exercise_sources(root):
         path = root / "exercises" / f"{source.stem}.ipynb"
         _write(pages.exercise_notebook(source, root), path)
+    _replace(root / "exercises" / "adapters.py", pages.adapters(root))
     (root / "docs").mkdir(exist_ok=True)
     _replace(root / "docs" / "glossary.md", pages.glossary(root))
     path = root / "README.md"

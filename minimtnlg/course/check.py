@@ -95,7 +95,8 @@ def check(name, answer):
     if waiting and not any(o.kind == "stub" for o in outcomes):
         print(f"\n{waiting} more {'check runs' if waiting == 1 else 'checks run'} when these pass.")
     if passed == len(exercise.checks):
-        print("\nSolved.")
+        more = "Solved, as far as this copy can say: your teacher has more checks."
+        print("\nSolved." if exercise.solution_code else f"\n{more}")
     elif any(o.kind != "stub" for o in outcomes):
         print(f'\nA hint: hint("{name}")')
     _draw(exercise, answer, outcomes)
@@ -122,11 +123,14 @@ def solution(name):
     """Print the solution of exercise `name`, once you have made an attempt of your own."""
     exercise = exercises.load(name)
     name = exercise.source.name
+    if not exercise.solution_code:
+        print(f"{name}: this class's copy holds no solutions")
+        return
     if not progress.read()["exercises"].get(name, {}).get("attempts"):
         print(f"{name}: the solution opens after your first attempt. Change the stub, then run")
         print(f'check("{name}", {exercise.target}). It need not be right. A start: hint("{name}")')
         return
-    print(exercise.solution_code or f"{name}: this copy of the course holds no solutions")
+    print(exercise.solution_code)
 
 
 def _note_attempt(exercise, answer, outcomes):

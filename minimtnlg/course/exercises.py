@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimtnlg.course import drawn, feedback
-from minimtnlg.course.sources import ROOT, ExerciseSource, exercise_sources, read_exercise, tags
+from minimtnlg.course.sources import ExerciseSource, exercise_sources, home, read_exercise, tags
 from minimtnlg.errors import InputError
 
 
@@ -80,9 +80,12 @@ class Exercise:
         return Outcome(check, "passed")
 
 
-def find(name, root=ROOT):
-    """The source of exercise `name` ("agreeing" or "03_agreeing"); InputError if there is none."""
-    known = exercise_sources(root)
+def find(name, root=None):
+    """The source of exercise `name` ("agreeing" or "03_agreeing"); InputError if there is none.
+
+    root  of a course; else that of the class whose folder this is, else the public one
+    """
+    known = exercise_sources(root or home())
     for source in known:
         if name in (source.name, source.stem):
             return source
@@ -108,7 +111,7 @@ def asked(source):
     return (_names(stub) or [""])[-1], checks
 
 
-def load(name, root=ROOT, draws=None, answers=True):
+def load(name, root=None, draws=None, answers=True):
     """The exercise `name`, or the one in the file `name` if it is a Path, or that of this source.
 
     draws    name -> value, instead of the public ones (`drawn.py`)

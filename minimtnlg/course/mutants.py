@@ -78,14 +78,29 @@ def find(name):
 
 
 @contextlib.contextmanager
-def patched(name):
-    """A folder with a copy of the package that has the bug `name`; it is gone after the block."""
-    bug = find(name)
+def copied(file, text):
+    """A folder with a copy of the package in which `file` has this text; gone after the block."""
     with tempfile.TemporaryDirectory(prefix="minimtnlg-mutant-") as folder:
         copy = Path(folder) / PACKAGE.name
         shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / bug.file).write_text(bug.source())
+        (copy / file).write_text(text)
         yield Path(folder)
+
+
+def patched(name):
+    """A folder with a copy of the package that has the bug `name`; it is gone after the block."""
+    bug = find(name)
+    return copied(bug.file, bug.source())
+
+
+@contextlib.contextmanager
+def on_ranks(folder):
+    """In the block, ranks that this process starts import the package of this folder."""
+    sys.path.insert(0, str(folder))  # ranks take over this list; here, all is imported already
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager
@@ -95,9 +110,5 @@ def mutant(name):
     Gives the Mutant: its `belief`, and its `diff()`. InputError names the nearest one for a name
     that there is not. Of two blocks, one in the other, the inner one counts.
     """
-    with patched(name) as folder:
-        sys.path.insert(0, str(folder))  # ranks take over this list; here, all is imported already
-        try:
-            yield find(name)
-        finally:
-            sys.path.remove(str(folder))
+    with patched(name) as folder, on_ranks(folder):
+        yield find(name)

@@ -4,17 +4,19 @@ import json
 import os
 from pathlib import Path
 
-from minimtnlg.course.sources import ROOT
+from minimtnlg.course.sources import home
 from minimtnlg.files import appearing, only_one
 
 
 def path():
-    """The file: $MINIMTNLG_PROGRESS, else `work/progress.json` in the repository or the home."""
+    """The file: $MINIMTNLG_PROGRESS, else `work/progress.json` in the repository, which may be that
+    of a class, else in the home.
+    """
     chosen = os.environ.get("MINIMTNLG_PROGRESS")
     if chosen:
         return Path(chosen)
-    if (ROOT / "notebooks").is_dir():
-        return ROOT / "work" / "progress.json"
+    if (home() / "exercises" / "src").is_dir():
+        return home() / "work" / "progress.json"
     return Path.home() / ".minimtnlg" / "progress.json"
 
 

@@ -60,20 +60,20 @@ def configure(source="nano", overrides=()):
     return configuration.sized(configuration.load(source, [*small, *overrides, *fixed]))
 
 
-def verify(config):
+def verify(config, timeout=1800):
     """Compare one process with the layout of `config` (see `configure`).
 
     Returns a dict: `layout`; `max_abs_diff`, the largest differences over three steps of loss,
     gradient (first step), grad_norm, and of the parameters after them, `sgd` and `adam`; `worst`,
     which tensor each of them was found in; `gradients`, the difference for each parameter.
-    InputError for a model too large for this machine.
+    InputError for a model too large for this machine, RankError after `timeout` seconds.
     """
     _refuse_too_large(config)
     p = config.parallel
     layout = {field.name: getattr(p, field.name) for field in dataclasses.fields(p)}
     with tempfile.TemporaryDirectory(prefix="minimtnlg-verify-") as folder:
         losses, norms = _serial(config, Path(folder))
-        found = run(_compare, p.tp * p.pp * p.dp, config, folder, losses, norms, timeout=1800)
+        found = run(_compare, p.tp * p.pp * p.dp, config, folder, losses, norms, timeout=timeout)
     largest = defaultdict(dict)  # {"loss": {name of the tensor: difference}, ...}
     for differences in found:
         for (kind, name), value in differences.items():

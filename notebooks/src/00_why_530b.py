@@ -629,7 +629,7 @@ print(f"MT-NLG on it: {round(days(1, here) / 365.25, -3):,.0f} years")
 #
 # One of them is yours. To choose it, change `rank` in the cell near the top that begins with `rank:
 # int`, run that cell, and go on from here. Your choice is kept on this machine, and every later
-# lesson comes back to it. Lesson 16, still planned, will run your rank as in the real job, without
+# lesson comes back to it. Lesson 16 runs your rank as in the real job, without
 # allocating its memory.
 
 # %%
@@ -700,9 +700,8 @@ figure(
 #
 # ### The map of the course
 #
-# Everything that this lesson left open is a lesson of its own. The picture shows the plan, in the
-# order in which things are needed. Boxes with a full frame are here; lessons in brackets are still
-# to come.
+# Everything that this lesson left open is a lesson of its own. The picture shows them in the order
+# in which things are needed.
 
 # %%
 PLAN = [  # what, lessons, the question in short
@@ -722,40 +721,36 @@ PLAN = [  # what, lessons, the question in short
     ("cluster", "17", "how is the\njob started?"),
     ("use", "18 19 20", "what can it do,\nwhat not?"),
 ]
-there = {row["number"]: row for row in course_map()}
+numbers = " ".join(numbers for _, numbers, _ in PLAN).split()
+assert numbers == [row["number"] for row in course_map()[1:]]
 
 fig, ax = plt.subplots(figsize=(9.5, 4.3))
 for i, (what, numbers, question) in enumerate(PLAN):
     row, column = divmod(i, 5)
     x, y = column * 2.2, -row * 1.75  # each row is read from left to right
-    listed = " ".join(n if n in there else f"({n})" for n in numbers.split())
-    ready = any(number in there for number in numbers.split())
-    frame = dict(fc="#e3f1fa", lw=1.8) if ready else dict(fc="white", lw=1, ls="--")
-    ax.add_patch(plt.Rectangle((x, y), 1.8, 1.3, ec="black", **frame))
+    ax.add_patch(plt.Rectangle((x, y), 1.8, 1.3, ec="black", fc="#e3f1fa", lw=1.8))
     ax.text(x + 0.9, y + 1.04, what, ha="center", va="center", weight="bold", fontsize=10)
     ax.text(x + 0.9, y + 0.56, question, ha="center", va="center", fontsize=9)
-    ax.text(x + 0.9, y + 0.14, listed, ha="center", va="center", fontsize=8.5, color="#444444")
+    ax.text(x + 0.9, y + 0.14, numbers, ha="center", va="center", fontsize=8.5, color="#444444")
     if column < 4:
         ends = (x + 2.18, y + 0.65), (x + 1.82, y + 0.65)
         ax.annotate("", *ends, arrowprops=dict(arrowstyle="->"))
 ax.set(xlim=(-0.1, 10.75), ylim=(-3.6, 1.4))
-ax.set_title("The way through the course, row by row; dashed boxes are planned")
+ax.set_title("The way through the course, row by row")
 ax.axis("off")
 figure(
     fig,
     alt="The plan of the course in fifteen boxes, in order: "
-    + ", ".join(f"{what} (lessons {numbers})" for what, numbers, _ in PLAN)
-    + ". A full frame means that a lesson of the box is here, a dashed one that it is planned.",
+    + ", ".join(f"{what} (lessons {numbers})" for what, numbers, _ in PLAN),
 )
 
 # %% [markdown]
-# The lessons that are here, and what they ask:
+# What the lessons ask:
 
 # %%
 lines = [
-    f"- [{number} {row['title']}]({row['name']}.ipynb): {row['question']}"
-    for number, row in there.items()
-    if number != "00"
+    f"- [{row['number']} {row['title']}]({row['name']}.ipynb): {row['question']}"
+    for row in course_map()[1:]
 ]
 display(Markdown("\n".join(lines)))
 

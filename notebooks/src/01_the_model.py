@@ -984,4 +984,5 @@ assert round(math.log(51200), 2) == 10.84 and round(math.log(51200) + 1 / 6, 2) 
 # %% [markdown]
 # ## Exercises
 #
-# Autograd gave us the gradients of attention. Write them once yourself.
+# Count the parameters of a model that is not MT-NLG. Then write the gradients of attention, which
+# autograd gave us, once yourself.

@@ -615,4 +615,4 @@ for name, row in sorted(MTNLG.items(), key=lambda item: -times[item[0]]):
 # %% [markdown]
 # ## Exercises
 #
-# Cut a leak out of a document with your own code.
+# Write the search for near-duplicates, and cut a leak out of a document with your own code.

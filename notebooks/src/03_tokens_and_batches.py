@@ -978,5 +978,5 @@ for needed in (14, 17):
 # %% [markdown]
 # ## Exercises
 #
-# Write the step at the heart of the vocabulary yourself. There is a check for each of the usual
-# mistakes.
+# Write the step at the heart of the vocabulary yourself. Then write the blend so that no rounding
+# error decides a tie.

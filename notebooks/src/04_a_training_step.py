@@ -1196,4 +1196,5 @@ for beta2 in (0.95, 0.99):
 # %% [markdown]
 # ## Exercises
 #
-# Write accumulation that is right for any masks, however uneven.
+# Change the ramp for a job that can't cut every batch. Write the loss scale of float16, and
+# accumulation that is right for any masks, however uneven.

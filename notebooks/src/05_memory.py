@@ -1035,5 +1035,6 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 # %% [markdown]
 # ## Exercises
 #
-# Write checkpointing for a real layer: several inputs, several outputs, and dropout that is the
-# same in both passes.
+# Count what a stage holds when it holds most. Find a bug in somebody else's recomputation. Then write
+# checkpointing for a real layer: several inputs, several outputs, and dropout that is the same in
+# both passes.

@@ -938,4 +938,4 @@ assert {MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")} == {MTNLG.node(
 # %% [markdown]
 # ## Exercises
 #
-# Build the ring once more, with sends that block and tensors that cannot be cut evenly.
+# Count the bytes on each wire of a ring. Then build the ring once more, with sends that block and tensors that cannot be cut evenly.

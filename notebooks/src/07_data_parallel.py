@@ -1231,5 +1231,5 @@ assert len(set(nodes)) == 8
 # %% [markdown]
 # ## Exercises
 #
-# Build the bucket machine for real use: several micro-batches, weights in 16 bits, gradients that
+# Pack gradients into buckets, and find a bug that only replicas have. Then build the bucket machine for real use: several micro-batches, weights in 16 bits, gradients that
 # come late or not at all.

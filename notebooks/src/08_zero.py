@@ -1069,5 +1069,6 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 # %% [markdown]
 # ## Exercises
 #
-# Write ZeRO-1 for parameters whose rows do not divide, so that no rank keeps a number of Adam's
+# Gather the weights of a layer when it needs them and free them after. Find the bug of a run whose
+# weights are cut. Then write ZeRO-1 for parameters whose rows do not divide, so that no rank keeps a number of Adam's
 # state that another one keeps, and none sends more than an all-reduce would.

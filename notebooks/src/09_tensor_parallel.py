@@ -1238,4 +1238,4 @@ print(f"input of a layer, kept for backward: {tensor_bytes / 1e6:.0f} MB, the sa
 # %% [markdown]
 # ## Exercises
 #
-# Write the loss over a cut vocabulary yourself, with its gradient, in two all-reduces.
+# Write f and g, and find the bug of a job that slices its layers. Then write the loss over a cut vocabulary yourself, with its gradient, in two all-reduces.

@@ -1244,5 +1244,6 @@ assert 41.2 + first * units[True, "selective"] < 80 < 41.2 + first * units[False
 # %% [markdown]
 # ## Exercises
 #
-# Write half a layer with the sequence cut: complete gradients everywhere, nothing whole is kept,
+# Complete the gradients of a LayerNorm whose tokens lie on several ranks, and find a bug that shows
+# with cut sequences alone. Then write half a layer with the sequence cut: complete gradients everywhere, nothing whole is kept,
 # and not a byte more is sent than need be.

@@ -1444,6 +1444,7 @@ for name, (more, seconds) in cases.items():
 # %% [markdown]
 # ## Exercises
 #
-# Write the order of 1F1B, for any number of stages and micro-batches.
+# Write the order of 1F1B, for any number of stages and micro-batches, then that of interleaved
+# 1F1B. At last look for a schedule of your own that waits less and keeps within its memory.
 #
 # Now you have three ways of cutting, each proved alone. Lesson 12 uses them at once.

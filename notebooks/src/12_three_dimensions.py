@@ -1146,7 +1146,8 @@ assert len({MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")}) == 1
 # %% [markdown]
 # ## Exercises
 #
-# Seat the ranks of any job: find the order of axes that keeps a GPU busy sending for the shortest
+# Count the bytes that leave a node, and find the bug of a job in three dimensions. Then seat the ranks
+# of any job: find the order of axes that keeps a GPU busy sending for the shortest
 # time.
 #
 # Three kinds of parallelism are three axes of one array, and each works in its own groups. They

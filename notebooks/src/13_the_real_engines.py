@@ -1120,7 +1120,7 @@ for what, why, *places in LEFT_OUT:
 # %% [markdown]
 # ## Exercises
 #
-# Bring the weights home: from the ranks of somebody else's engine to whole matrices under our
+# Say a layout in Megatron's words. Then bring the weights home: from the ranks of somebody else's engine to whole matrices under our
 # names.
 #
 # Three engines, one run: what you have built from lesson 07 to 12 is what the large programs

@@ -1002,7 +1002,7 @@ assert only_restarts < mean(lost) < 0.015
 # %% [markdown]
 # ## Exercises
 #
-# Put a tensor together from what any layout has left, and notice when something is missing.
+# Find out how often to save. Then put a tensor together from what any layout has left, and notice when something is missing.
 #
 # Of all that thousands of GPUs hold, 14 bytes a parameter and one number of samples are enough. As
 # boxes with their places they fit any layout. Saved about every half hour, they turn a broken

@@ -372,4 +372,5 @@ assert fit == {35}
 # %% [markdown]
 # ## Exercises
 #
-# Find the frontier of any cloud of layouts.
+# Find out why 35 stages can't interleave, and the frontier of any cloud of layouts. Then choose the
+# layout for a cluster yourself, and beat a target.

@@ -768,4 +768,5 @@ assert again / read > 10
 # %% [markdown]
 # ## Exercises
 #
-# Write top-p yourself, from sorted probabilities to the token.
+# Write top-p yourself, from sorted probabilities to the token. Then write attention with a cache, so
+# that no token is computed twice.

@@ -833,7 +833,8 @@ for count in counts:
 # %% [markdown]
 # ## Exercises
 #
-# Mark a test with your own code: four normalisations, ties, and how sure one may be.
+# Mark a test with your own code: four normalisations, ties, and how sure one may be. Shift the
+# threshold of an unsure model, and decide whether a difference between two models is noise.
 #
 # You asked a model thousands of questions without letting it write a word. You know what each way of
 # comparing prefers, what luck looks like, and what a leak does. The next lesson asks what a model

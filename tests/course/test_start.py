@@ -37,7 +37,7 @@ def test_first_start_copies_everything_without_outputs(course, capsys):
     assert "](../00_template.ipynb)" in text_of(exercise)
     cells = nbformat.read(lesson, as_version=4).cells
     assert not any(cell.get("outputs") for cell in cells)
-    assert "3 new" in capsys.readouterr().out
+    assert "4 new" in capsys.readouterr().out
 
 
 def test_second_start_changes_nothing(course, capsys):
@@ -45,7 +45,7 @@ def test_second_start_changes_nothing(course, capsys):
     before = {p: p.read_bytes() for p in (course / "work").rglob("*.ipynb")}
     start(root=course)
     assert {p: p.read_bytes() for p in (course / "work").rglob("*.ipynb")} == before
-    assert "3 unchanged" in capsys.readouterr().out
+    assert "4 unchanged" in capsys.readouterr().out
 
 
 def test_unedited_copy_is_refreshed_even_after_it_was_run(course, source):
@@ -98,3 +98,15 @@ def test_a_file_that_is_no_notebook_or_unknown_is_the_learners(course, source):
     start(root=course)
     assert lesson.read_text() == "my notes"
     assert (course / "work" / "00_template.new.ipynb").exists()
+
+
+def test_adapters_follow_the_course_until_they_are_edited(course):
+    start(root=course)
+    mine = course / "work" / "exercises" / "adapters.py"
+    assert '"template": None' in mine.read_text()
+    mine.write_text(mine.read_text().replace("None", '"own.bits:agreeing"'))
+    source = course / "exercises" / "src" / "00_template.py"
+    source.write_text(source.read_text().replace("# # Count", "# # Count well"))
+    start(root=course)
+    assert "own.bits:agreeing" in mine.read_text() and "Count well" not in mine.read_text()
+    assert "Count well" in mine.with_name("adapters.new.py").read_text()
