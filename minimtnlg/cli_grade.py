@@ -27,10 +27,10 @@ def grade(
         Path | None, typer.Option(help="A CSV file of all students: id,name[,email].")
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Side by side; else one a core.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of one submission, by the clock.")] = 60,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of one submission, by the clock.")] = 30,
     memory: Annotated[int, typer.Option(min=64, help="Of one submission, in MB.")] = 2048,
     course: Annotated[
-        Path | None, typer.Option(help="Folder whose exercises/src counts; else the repository's.")
+        Path | None, typer.Option(help="Folder whose exercises/src counts; else the class's own.")
     ] = None,
 ):
     """Grade submissions in sandboxes. Exit status 0 if all points were got, else 1.
@@ -41,11 +41,11 @@ def grade(
     from minimtnlg.course.exercises import find
     from minimtnlg.course.grade import grade as run
     from minimtnlg.course.handback import write_pages
-    from minimtnlg.course.sources import ROOT
+    from minimtnlg.course.sources import home
     from minimtnlg.errors import InputError
 
     known = gradebook.read_roster(roster) if roster else None
-    root = course or ROOT
+    root = course or home()
     named = [find(name, root).stem for name in exercise or ()]
     results = run(
         paths, named or None, root, students=known or (), jobs=jobs, afresh=bool(named),

@@ -29,7 +29,7 @@ import time
 
 MOST_WORDS = 2**20  # bytes that a worker may say
 PATIENCE = 0.1  # seconds between two looks at memory and processes
-LIMITS = {"seconds": 60.0, "memory": 2048, "disk": 256}  # MB; of one submission to one exercise
+LIMITS = {"seconds": 30.0, "memory": 2048, "disk": 256}  # MB; of one submission to one exercise
 
 
 class Sandbox:

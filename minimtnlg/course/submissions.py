@@ -137,7 +137,8 @@ def _who(path, top, names, shared, students):
         return (folders[1] if len(folders) > 1 else stem), names[folders[0]]
     if not folders:
         own = stem in names or stem == "adapters"
-        return (_name(top.name, "", students) if own else stem), ""
+        home = top.parent if top.name in PASSED_OVER else top
+        return (_name(home.name, "", students) if own else stem), ""
     return _name(folders[0], shared, students), ""
 
 
@@ -186,8 +187,17 @@ def _defined(text):
     for node in body:
         names = [getattr(t, "id", "") for t in getattr(node, "targets", ())]
         if "ANSWERS" in names and isinstance(node.value, ast.Dict):
-            keys = [k.value for k in node.value.keys if isinstance(k, ast.Constant)]
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            keys = [
+                key.value
+                for key, value in pairs
+                if isinstance(key, ast.Constant) and not _is_none(value)
+            ]
     return keys, _in_cells(text)
+
+
+def _is_none(node):
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _in_cells(text):

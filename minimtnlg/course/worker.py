@@ -16,7 +16,6 @@ and at the end {"done": true}. {"fault": text} means that the grader or the exer
 
 import ast
 import contextlib
-import importlib
 import json
 import linecache
 import os
@@ -27,6 +26,8 @@ import traceback
 import types
 
 import cloudpickle
+
+from minimtnlg.course import adapters
 
 LONGEST = 3000  # characters of what is said about one check
 EASY = ("time", "timeit", "capture", "prun")  # cell magics whose cell is Python all the same
@@ -146,9 +147,8 @@ def _load(here, main, key, target):
         answers = vars(scope).get("ANSWERS")
         answer = name = answers.get(key) if isinstance(answers, dict) else None
     if isinstance(answer, str):
-        module, _, function = answer.partition(":")
         try:
-            answer = getattr(importlib.import_module(module), function or target, None)
+            answer = adapters.resolve(key, answer)
         except BaseException as error:
             troubles.append(_said(error))
     if callable(answer):

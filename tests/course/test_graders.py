@@ -72,12 +72,17 @@ except Exception:
 """
 
 
+def is_class(source):
+    """Whether the exercise asks for a class."""
+    name = exercises.asked(source)[0]
+    return any(f"class {name}" in cell.source for cell in source.tagged("stub"))
+
+
 def hostile(source):
     """student -> cells, for one exercise."""
     name = exercises.asked(source)[0]
     start = given(source)
-    is_class = any(f"class {name}" in cell.source for cell in source.tagged("stub"))
-    shape = CLASS if is_class else FUNCTION
+    shape = CLASS if is_class(source) else FUNCTION
 
     def answer(body):
         return [*start, HELPERS, shape.replace("NAME", name).replace("BODY", body)]
@@ -100,9 +105,10 @@ def graded(tmp_path_factory):
         hand_in(folder, "solution", source.stem, notebook(*given(source), *solution(source)))
         for student, cells in hostile(source).items():
             hand_in(folder, student, source.stem, notebook(*cells))
-        loops = FUNCTION.replace("NAME", exercises.asked(source)[0])
-        cells = [*given(source), loops.replace("BODY", "while True: pass")]
-        hand_in(slow, "loops", source.stem, notebook(*cells))
+        loops = "while True: pass"
+        if not is_class(source) and "BUG" not in source.draws:  # labs look at the code first
+            loops = FUNCTION.replace("NAME", exercises.asked(source)[0]).replace("BODY", loops)
+        hand_in(slow, "loops", source.stem, notebook(*given(source), loops))
     results = grade.grade([folder], kept=None, jobs=os.cpu_count(), seconds=120)
     results += grade.grade([slow], kept=None, jobs=2 * os.cpu_count(), seconds=1.5)
     return {(r.student, r.exercise): r for r in results}
