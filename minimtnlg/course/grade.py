@@ -18,7 +18,7 @@ from pathlib import Path
 
 from minimtnlg.course import exercises, integrity, submissions
 from minimtnlg.course.sandbox import LIMITS, Sandbox
-from minimtnlg.course.sources import ROOT, exercise_sources
+from minimtnlg.course.sources import ROOT, exercise_sources, tags
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 
@@ -76,11 +76,11 @@ def grade(
     results, waiting = {}, queue.SimpleQueue()
     for submission in found:
         begun = _begin(submission, sources.get(submission.exercise), limits)
-        result = begun if isinstance(begun, Result) else _recall(kept, begun[0], afresh)
+        result = begun if isinstance(begun, Result) else _recall(kept, begun, afresh)
         if result:
             results[submission] = dataclasses.replace(result, student=submission.student)
         else:
-            waiting.put((submission, *begun))
+            waiting.put((submission, begun))
     if todo := waiting.qsize():
         jobs = min(jobs or os.cpu_count(), todo)
         secret = [str(Path(root).resolve() / "exercises" / "src"), str(ROOT / "exercises" / "src")]
@@ -90,7 +90,7 @@ def grade(
 
 
 def _begin(submission, source, limits):
-    """(key under which the result is kept, files), or the Result of what can't be graded."""
+    """The key under which the result is kept, or the Result of what can't be graded."""
     trouble = submission.trouble
     try:
         if not trouble:
@@ -106,7 +106,7 @@ def _begin(submission, source, limits):
     for name, data in sorted(files.items()):
         parts += [name.encode(), data]
     whole = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts))
-    return whole.hexdigest(), files
+    return whole.hexdigest()
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def _work(waiting, jobs, sources, limits, kept, secret, tell):
         try:
             while not failures:
                 try:
-                    submission, key, files = waiting.get_nowait()
+                    submission, key = waiting.get_nowait()
                 except queue.Empty:
                     return
                 if box is None:
@@ -147,7 +147,7 @@ def _work(waiting, jobs, sources, limits, kept, secret, tell):
                         if text not in said:
                             said.add(text)
                             tell(f"not kept out: {text}")
-                result, box = _one(box, boxes, submission, files, sources, limits, secret)
+                result, box = _one(box, boxes, submission, sources, limits, secret)
                 results[submission] = result
                 if kept is not None and not result.lost:
                     with appearing(kept / f"{key}.json") as aside:
@@ -172,9 +172,9 @@ def _work(waiting, jobs, sources, limits, kept, secret, tell):
     return results
 
 
-def _one(box, boxes, submission, files, sources, limits, secret):
+def _one(box, boxes, submission, sources, limits, secret):
     """(Result, the sandbox for the next) of one submission."""
-    source = sources[submission.exercise]
+    source, files = sources[submission.exercise], submission.files()
     job = {
         "files": files,
         "main": submission.path.name,
@@ -191,7 +191,9 @@ def _one(box, boxes, submission, files, sources, limits, secret):
         box.close()
         boxes.append(box := Sandbox())
     code = "\n".join(submissions.code(name, data) for name, data in files.items())
-    return judge(submission, source, became, integrity.scan(code), time.monotonic() - began), box
+    given = "\n".join(cell.source for cell in source.cells if set(tags(cell)) <= {"stub"})
+    flags = integrity.scan(code, given)
+    return judge(submission, source, became, flags, time.monotonic() - began), box
 
 
 def judge(submission, source, became, flags=(), seconds=0.0):

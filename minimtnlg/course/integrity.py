@@ -12,6 +12,7 @@ or speak for the grader. Three measures, none of them perfect (`docs/grading.md`
 
 import ast
 import builtins
+import importlib
 import os
 import sys
 import sysconfig
@@ -27,14 +28,15 @@ RELIED_ON = (
 CLASSES = ("torch.Tensor", "torch.nn.Module", "torch.nn.Parameter", "torch.autograd.Function")
 
 
-def picture(functions):
+def picture(functions, modules=()):
     """A function that returns "" as long as nothing is replaced, then its name.
 
-    functions: the checks; their modules' globals are looked at as well.
+    functions  the checks; the modules that their globals hold are looked at as well
+    modules    names of more
     """
     scopes = {}  # name -> a namespace, at which identity is compared
     for name, module in list(sys.modules.items()):
-        if name in RELIED_ON or name.partition(".")[0] == "minimtnlg":
+        if name in RELIED_ON or name in modules or name.partition(".")[0] == "minimtnlg":
             scopes[name] = vars(module)
     for function in functions:
         scopes["the checks"] = function.__globals__
@@ -104,7 +106,7 @@ def _body(function):
 
 def _named(name):
     module, _, key = name.rpartition(".")
-    return getattr(sys.modules[module], key)
+    return getattr(importlib.import_module(module), key)
 
 
 # ------------------------------------------------------------------------- what is refused
@@ -231,19 +233,31 @@ SUSPICIOUS = {
     "__torch_function__", "__torch_dispatch__", "__eq__", "__ne__", "_exit", "fork",
     "system", "Popen", "subprocess", "setattr",
 }  # fmt: skip
+USUAL = (".course.setup", ".course.check", ".ranks", ".course.adapters")
 PHRASES = ("exercises.load", "exercises/src", "course.exercises", "course.feedback", "/proc/")
 
 
-def scan(code):
-    """What in the code a teacher may want to look at, sorted; [] for code that is no Python."""
+def scan(code, given=""):
+    """What in the code a teacher may want to look at, sorted; [] for code that is no Python.
+
+    given: code that every student has; the package's modules that it names may be imported.
+    """
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name")}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules |= set(inside) if node.module == "minimtnlg.course" else {node.module}
+    names |= modules
     found = {name for name in names if isinstance(name, str) and name in SUSPICIOUS}
     found |= {phrase for phrase in PHRASES if phrase in code}
+    for name in modules:  # the package has its own version of much that is asked
+        if name.startswith("minimtnlg.") and name not in given and not name.endswith(USUAL):
+            found.add(f"imports {name}")
     for node in nodes:  # torch.allclose = ...
         targets = getattr(node, "targets", [])
         found |= {ast.unparse(t) + " = ..." for t in targets if _is_foreign(t, nodes)}

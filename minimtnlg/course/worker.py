@@ -16,6 +16,7 @@ and at the end {"done": true}. {"fault": text} means that the grader or the exer
 
 import ast
 import contextlib
+import importlib
 import json
 import linecache
 import os
@@ -49,6 +50,24 @@ def get_ready():
     gc.freeze()  # else the first collection in a fork would copy all pages that forks share
 
 
+def load_modules(source):
+    """Import whatever the exercise's code imports, now or in a check later; return the names.
+
+    The server does it, once: then each fork has them, and no submission can be there first.
+    """
+    names = set()
+    for cell in (cell for cell in source.cells if cell.cell_type == "code"):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for name in sorted(names - set(sys.modules)):
+        with contextlib.suppress(ImportError):  # the name of a function; or of what a check lacks
+            importlib.import_module(name)
+    return names & set(sys.modules)
+
+
 def work(job, mouth, nonce, folder, enclosed):
     """Run one job and end the process.
 
@@ -56,7 +75,7 @@ def work(job, mouth, nonce, folder, enclosed):
          without answers (`exercises.questions`), key: its name in the submission's ANSWERS, or
          "", secret: folders that nobody may open
     """
-    from minimtnlg.course import exercises, integrity
+    from minimtnlg.course import exercises, integrity, rank_server
 
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -75,7 +94,7 @@ def work(job, mouth, nonce, folder, enclosed):
         here = _settle(folder, job["files"])
         exercise = exercises.load(job["exercise"], answers=False)
         known = integrity.trusted(exercise.source)
-        picture = _start_ranks([check.run for check in exercise.checks], known, enclosed)
+        picture = rank_server.start(exercise, load_modules(exercise.source), known, enclosed)
         tried = integrity.refuse(known, enclosed, job["secret"])
     except BaseException as error:  # none of the student's code has run
         lines = traceback.format_exception(error)
@@ -129,12 +148,16 @@ def _settle(folder, files):
 def _load(here, main, key, target):
     """(the answer, "") or (None, why there is none), from the submission's main file."""
     path, troubles = os.path.join(here, main), []
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    if main.endswith(".ipynb"):
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        cells = list(_cells(text)) if main.endswith(".ipynb") else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return None, f"{main} is not a notebook, or not text in UTF-8: {error}"
+    if cells is not None:
         scope = types.ModuleType("__main__")  # as in a notebook
         sys.modules["__main__"] = scope
-        for name, code in _cells(text):
+        for name, code in cells:
             _execute(name, code, scope, troubles)
     else:
         scope = types.ModuleType(os.path.basename(main)[:-3])
@@ -199,82 +222,7 @@ def _said(error, name=""):
         where = os.path.basename(error.filename or name).strip("<>")
         line = f"line {error.lineno}: {(error.text or '').strip()}"
         return f"{where} is not Python: {error.msg}, {line}"
-    return feedback.explain(error, {name})[0]
-
-
-# ------------------------------------------------------------------------------------- ranks
-
-
-def _start_ranks(checks, known, enclosed):
-    """Give `minimtnlg.run` a server that is a fork of this process, before any answer runs.
-
-    It has torch loaded already, and its ranks refuse what the worker refuses. Returns the picture
-    of what the checks rely on, which the ranks look at as well.
-    """
-    from minimtnlg import _rank, ranks
-    from minimtnlg.course import integrity
-
-    work = _rank.work
-
-    def only():
-        if not ranks._idle:
-            raise ranks.RankError("the process that starts ranks has ended, or is busy")
-        return ranks._idle.pop()
-
-    def watched(*arguments):
-        value = work(*arguments)
-        if changed := picture():
-            raise RuntimeError(f"your code replaces {changed}")
-        return value
-
-    ranks._server, _rank.work = only, watched
-    picture = integrity.picture(checks)
-    ranks._idle.append(_Forked(known, enclosed))
-    return picture
-
-
-class _Forked:
-    """A server of ranks, as far as `ranks.py` knows one: stdin, stdout, poll, kill, wait."""
-
-    def __init__(self, known, enclosed):
-        orders, self.stdin = os.pipe()
-        self.stdout, answers = os.pipe()
-        caller, self.code = os.getpid(), None
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                self._serve(orders, answers, caller, known, enclosed)
-            finally:
-                os._exit(1)
-        os.close(orders)
-        os.close(answers)
-        self.stdin = open(self.stdin, "wb", buffering=0)
-        self.stdout = open(self.stdout, "rb", buffering=0)
-        self.stdout.readline()
-
-    def _serve(self, orders, answers, caller, known, enclosed):
-        from minimtnlg import _rank
-        from minimtnlg.course import integrity
-
-        os.setsid()
-        os.dup2(orders, 0)
-        os.dup2(answers, 1)
-        os.closerange(3, 256)
-        sys.stdin = open(0, closefd=False)
-        integrity.refuse(known, enclosed)
-        _rank.serve(caller)
-
-    def poll(self):
-        if self.code is None:
-            with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
-
-    def kill(self):
-        if self.poll() is None:
-            os.kill(self.pid, 9)
-
-    def wait(self):
-        while self.poll() is None:
-            pass
+    try:
+        return feedback.explain(error, {name})[0]
+    except BaseException:  # one of their own that can't be shown
+        return f"{type(error).__name__} was raised"

@@ -132,7 +132,7 @@ def one_box(box, monkeypatch):
 
 @pytest.fixture
 def handed_in(tmp_path):
-    """A folder of four students, one of them with two files."""
+    """A folder of five students, one of them with two files."""
     folder = tmp_path / "submitted"
     magics = "%matplotlib inline\n!ls\nx = !ls"
     hand_in(folder, "ada", "00_template", notebook(magics, RIGHT, "1 / 0"))
@@ -141,6 +141,7 @@ def handed_in(tmp_path):
     hand_in(folder, "alan", "00_template", notebook("def agreeing(a, b):\n    return None"))
     hand_in(folder, "alan", "adapters.py", 'ANSWERS = {"template": "own.bits:agree"}')
     hand_in(folder, "alan/own", "__init__.py", "")
+    hand_in(folder, "niels", "00_template", "no notebook")
     hand_in(folder, "alan/own", "bits.py", RIGHT.replace("agreeing", "agree"))
     return folder
 
@@ -150,7 +151,7 @@ def test_points_and_words(handed_in, course, one_box):
     points = {student: result.points for student, result in results.items()}
     passed = [check["kind"] for check in results["kurt"].checks]
     assert passed[0] == "passed" and "passed" not in passed[1:]
-    assert points == {"ada": 10, "kurt": round(10 / len(passed), 2), "grace": 0, "alan": 10}
+    assert points == {"ada": 10, "kurt": round(10 / len(passed), 2), "grace": 0, "alan": 10, "niels": 0}
     *raised, broken = results["grace"].trouble.splitlines()
     assert raised == [
         "there is no function or class agreeing",
@@ -158,6 +159,7 @@ def test_points_and_words(handed_in, course, one_box):
         "in your cell 1, line 1: x = 1 / 0",
     ]
     assert broken.startswith("cell 2 is not Python: ") and broken.endswith("(a, b: pass")
+    assert "is not a notebook" in results["niels"].trouble
     assert results["alan"].path.endswith("adapters.py")
 
 
@@ -171,16 +173,16 @@ def test_a_second_call_grades_only_what_changed(handed_in, course, tmp_path, one
         return {r.student: r.points for r in results}
 
     first = again()
-    assert told[0].startswith("5 to grade")
+    assert told[0].startswith("6 to grade")
     assert (again(), told) == (first, [])
     hand_in(handed_in, "kurt", "00_template", notebook(RIGHT))
     assert again()["kurt"] == 10 and told[0].startswith("1 to grade")
     source = course / "exercises/src/00_template.py"
     source.write_text(source.read_text().replace("agrees as well", "agrees too"))
     again()
-    assert told[0].startswith("5 to grade")
+    assert told[0].startswith("6 to grade")
     again(named=["template"], afresh=True)
-    assert told[0].startswith("5 to grade")
+    assert told[0].startswith("6 to grade")
 
 
 def test_an_exercise_that_is_broken_is_the_graders_fault(handed_in, course, one_box):
@@ -205,14 +207,14 @@ def test_the_command_writes_all_it_is_asked_for(
     assert status == 1
     assert "ada" in out and "not in the roster" in out and "Traceback" not in err
     rows = list(csv.DictReader(open("out/book.csv")))
-    assert [row["id"] for row in rows] == ["ada", "emmy", "alan", "grace", "kurt"]
+    assert [row["id"] for row in rows] == ["ada", "emmy", "alan", "grace", "kurt", "niels"]
     assert (rows[0]["name"], rows[0]["00_template"], rows[0]["total"]) == ("Ada L.", "10", "10")
     assert (rows[1]["00_template"], rows[1]["total"]) == ("0", "0")
     assert "not in the roster" in rows[2]["to look at"]
     everything = json.loads(open("all.json").read())
-    assert len(everything["students"]) == 5
+    assert len(everything["students"]) == 6
     assert sorted(os.listdir("pages")) == [
-        f"{name}.html" for name in ("ada", "alan", "emmy", "grace", "kurt")
+        f"{name}.html" for name in ("ada", "alan", "emmy", "grace", "kurt", "niels")
     ]
     assert "nothing handed in" in open("pages/emmy.html").read()
 

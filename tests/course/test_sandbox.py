@@ -107,6 +107,15 @@ TRICKS = {  # what is replaced or looked into, and a word of what is said about 
     "looks_at_the_stack": (
         "import inspect\ndef agreeing(a, b):\n"
         "    return inspect.currentframe().f_back.f_globals['PLACES']", ""),
+    "looks_by_a_logger": (
+        "import logging\ndef agreeing(a, b):\n"
+        "    return logging.currentframe().f_back.f_back.f_globals['PLACES']", ""),
+    "looks_by_a_debugger": (
+        "import bdb\nseen = []\nclass Debugger(bdb.Bdb):\n"
+        "    def user_line(self, frame): seen.append(frame)\ndef agreeing(a, b):\n"
+        "    Debugger().runcall(lambda: 1)\n    frame = seen[0]\n"
+        "    while 'PLACES' not in frame.f_globals: frame = frame.f_back\n"
+        "    return frame.f_globals['PLACES']", ""),
     "looks_at_garbage": (
         "import gc\ndef agreeing(a, b):\n    for x in gc.get_objects():\n"
         "        if isinstance(x, dict) and 'PLACES' in x:\n            return x['PLACES']", ""),
@@ -200,6 +209,54 @@ def test_the_others_get_theirs_and_nothing_is_left_behind(call, request):
     assert not [line for line in lines if line and MARK in line]
     assert graded["left"] == []
     assert graded["taken"] < 100e6
+
+
+def test_what_honest_code_does_is_allowed(tmp_path):
+    """Logging, dataclasses, autograd, threads, files, subprocesses: as in any notebook."""
+    honest = """
+import collections, dataclasses, enum, inspect, logging, subprocess, tempfile, threading, traceback
+import warnings
+import torch
+
+@dataclasses.dataclass
+class Pair:
+    a: "list"
+    b: "list"
+
+Point = collections.namedtuple("Point", "x y")
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+def agreeing(a, b):
+    logging.getLogger("mine").warning("a line")
+    warnings.warn("a warning")
+    x = torch.ones(3, requires_grad=True)
+    Double.apply(x).sum().backward()
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        assert "1 / 0" in traceback.format_exc()
+    assert "def agreeing" in inspect.getsource(agreeing)
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x")
+    thread = threading.Thread(target=print, args=("x",))
+    thread.start()
+    thread.join()
+    assert subprocess.run(["true"]).returncode == 0
+    pair = Pair(a, b)
+    return sum(x == y for x, y in zip(pair.a, pair.b, strict=True))
+"""
+    course = small_course(tmp_path / "course")
+    hand_in(tmp_path, "ada", "00_template", notebook(honest))
+    (result,) = grade.grade([tmp_path / "ada"], root=course, kept=None, jobs=1)
+    assert (result.points, result.flags) == (grade.FULL, ["subprocess"]), result
 
 
 def test_attempts_are_told_to_the_teacher(graded):
