@@ -59,7 +59,8 @@ def page(student, row):
 
 
 def _shown(check):
-    text = "" if check["hidden"] or check["kind"] == "passed" else check["text"]
+    silent = check["hidden"] or check["kind"] in ("passed", "not run")
+    text = "" if silent else check["text"]
     return {
         "title": check["title"],
         "hidden": check["hidden"],

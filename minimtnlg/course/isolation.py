@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import socket
 import struct
@@ -136,11 +137,12 @@ def adopt_orphans():
         _call("prctl", 36, 1, 0, 0, 0)
 
 
-def give_up(memory, seconds, megabytes, slot):
+def give_up(memory, seconds, megabytes, slot, enclosed):
     """Set the limits and leave all rights behind; what is left is this user's, or nobody's.
 
-    memory, megabytes: of memory and of one file, in MB; slot: a number that no other submission
-    which runs now has, for a user id of its own.
+    memory, megabytes  of memory and of one file, in MB
+    slot               a number that no other submission which runs now has, for a user id
+    enclosed           whether this is in namespaces, where the user's processes are counted anew
     """
     linux = sys.platform.startswith("linux")
     if linux:
@@ -157,7 +159,7 @@ def give_up(memory, seconds, megabytes, slot):
         limits["DATA"] = _data() + memory * MEGABYTE
     for name, most in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None or (name == "NPROC" and not linux):  # elsewhere it counts all of a user's
+        if kind is None or (name == "NPROC" and not _counts_alone(slot, enclosed)):
             continue
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -172,6 +174,14 @@ def give_up(memory, seconds, megabytes, slot):
         _drop_capabilities()
         _call("prctl", 38, 1, 0, 0, 0)  # no program gains rights: no set-user-id
         _call("prctl", 4, 0, 0, 0, 0)  # nobody reads this process's memory, by /proc or a debugger
+
+
+def _counts_alone(slot, enclosed):
+    """Whether the limit on processes counts this submission's alone, not all of the user's."""
+    if not sys.platform.startswith("linux"):
+        return False
+    kernel = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2])
+    return worker(slot) != os.getuid() or (enclosed and os.getuid() and kernel >= (5, 14))
 
 
 def worker(slot):

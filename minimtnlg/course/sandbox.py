@@ -164,7 +164,8 @@ def init(job, mouth, nonce, folder, slot, enclosed, keeper):
     if pid == 0:
         try:
             limits = job["limits"]
-            isolation.give_up(limits["memory"], limits["seconds"], limits["disk"], slot)
+            most = (limits[name] for name in ("memory", "seconds", "disk"))
+            isolation.give_up(*most, slot, enclosed)
             worker.work(job, mouth, nonce, folder, enclosed)
         finally:
             os._exit(1)
