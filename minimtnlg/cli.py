@@ -15,6 +15,7 @@ import typer
 
 from minimtnlg.cli_checkpoint import checkpoint
 from minimtnlg.cli_evaluate import evaluate, generate
+from minimtnlg.cli_grade import grade
 from minimtnlg.cli_plan import dryrun, plan
 from minimtnlg.errors import InputError
 
@@ -34,6 +35,7 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(plan)
 app.command()(dryrun)
+app.command()(grade)
 
 
 @app.command()

@@ -25,7 +25,7 @@ LEVELS = [
     {"engines"},
     {"course"},
     {"doctor", "launch"},
-    {"cli_plan", "cli_checkpoint", "cli_evaluate"},
+    {"cli_plan", "cli_checkpoint", "cli_evaluate", "cli_grade"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,6 +13,9 @@
     release.py    exercises for one class, in variants.py of their own; nbgrader.py for nbgrader
     need.py       corpus, tokenizer and a trained nano, made once
     mutants.py    bugs of parallel training, to be switched on: bugs/*.toml lists them
+    grade.py      points for what was handed in (submissions.py), in a sandbox.py of isolation.py's
+                  making, where worker.py with integrity.py and rank_server.py runs the checks;
+                  gradebook.py and handback.py write what a teacher and a student get of it
     labs.py       find the bug: code of the package with one of these, and whether it is mended
 """
 

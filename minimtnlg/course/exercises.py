@@ -7,11 +7,11 @@ student's function, and a check sees neither.
 import ast
 import inspect
 import linecache
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimtnlg.course import drawn, feedback
-from minimtnlg.course.sources import exercise_sources, home, read_exercise, tags
+from minimtnlg.course.sources import ExerciseSource, exercise_sources, home, read_exercise, tags
 from minimtnlg.errors import InputError
 
 
@@ -93,14 +93,35 @@ def find(name, root=None):
     raise InputError(f"no exercise {name!r}; there are {names}")
 
 
+def questions(source):
+    """An exercise's source without what answers it: solution, wrong answers, hints, oral part."""
+    asking = {"target", "stub", "check", "hidden"}
+    return replace(source, cells=[c for c in source.cells if set(tags(c)) <= asking])
+
+
+def asked(source):
+    """(name of what the student defines, [(name, title, hidden) of each check]); runs no check."""
+    values = drawn.values(source)
+    stub = drawn.fill(_code(source.tagged("stub")), values)
+    checks = []
+    for tag in ("check", "hidden"):
+        for node in ast.parse(drawn.fill(_code(source.tagged(tag)), values)).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                checks.append((node.name, ast.get_docstring(node) or node.name, tag == "hidden"))
+    return (_names(stub) or [""])[-1], checks
+
+
 def load(name, root=None, draws=None, answers=True):
-    """The exercise `name`, or the one in the file `name` if it is a Path.
+    """The exercise `name`, or the one in the file `name` if it is a Path, or that of this source.
 
     draws    name -> value, instead of the public ones (`drawn.py`)
     answers  False leaves solution and wrong answers out, so that nobody finds them in memory
     """
-    source = read_exercise(name) if isinstance(name, Path) else find(name, root)
-    text = source.path.read_text(encoding="utf-8")
+    if isinstance(name, ExerciseSource):
+        source, text = name, ""  # its file may be hidden from who loads it
+    else:
+        source = read_exercise(name) if isinstance(name, Path) else find(name, root)
+        text = source.path.read_text(encoding="utf-8")
     values = drawn.values(source, draws)
     given = {"__name__": f"exercise_{source.stem}", "__file__": str(source.path), **values}
 
