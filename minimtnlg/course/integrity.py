@@ -12,12 +12,13 @@ or speak for the grader. Three measures, none of them perfect (`docs/grading.md`
 
 import ast
 import builtins
-import importlib
+import importlib.machinery
 import os
 import sys
 import sysconfig
 import types
 
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Modules whose names checks use, beside minimtnlg's own and those that a check's globals hold.
 RELIED_ON = (
     "builtins", "copy", "functools", "inspect", "itertools", "json", "linecache", "math",
@@ -87,9 +88,15 @@ def picture(functions, modules=()):
                 return f"the module {name}"
         if finders != (sys.meta_path, sys.path_hooks):
             return "the way in which modules are found"
-        return ""
+        return "the package minimtnlg" if another_package() else ""
 
     return replaced
+
+
+def another_package():
+    """Whether `import minimtnlg` would now find another one than this."""
+    found = importlib.machinery.PathFinder.find_spec("minimtnlg")
+    return found is None or os.path.dirname(found.origin or "") != PACKAGE
 
 
 def _is_fixed(module, key, value):

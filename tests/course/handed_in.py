@@ -24,8 +24,17 @@ def given(source):
 
 def solution(source):
     """Its solution's cells."""
+    return _filled(source, "solution")
+
+
+def stub(source):
+    """What the student begins with; in a lab, the code with the bug."""
+    return _filled(source, "stub")
+
+
+def _filled(source, tag):
     values = drawn.values(source)
-    return [drawn.fill(cell.source, values) for cell in source.tagged("solution")]
+    return [drawn.fill(cell.source, values) for cell in source.tagged(tag)]
 
 
 def hand_in(folder, student, stem, text):

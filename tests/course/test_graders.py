@@ -7,7 +7,7 @@ calls, as a teacher's folder would be; the second has little patience, for what 
 import os
 
 import pytest
-from handed_in import given, hand_in, notebook, solution
+from handed_in import given, hand_in, notebook, solution, stub
 
 from minimtnlg.course import exercises, grade
 from minimtnlg.course.sources import ROOT, exercise_sources
@@ -90,6 +90,7 @@ def hostile(source):
     steals = STEALS.replace("NAME", name).replace("EXERCISE", source.name)
     return {
         "empty": start,
+        "stub": [*start, *stub(source)],
         "broken": [*start, f"def {name}(:\n    return"],
         "patches": [*start, PATCHES, *answer("return None")[-2:]],
         "steals": [*start, steals.replace("SOURCE", str(source.path))],
