@@ -9,6 +9,7 @@ import doctest
 import io
 import re
 import sys
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_lesson_has_its_page_with_all_parts(number):
 def test_minutes_of_a_page_add_up(number):
     rows, told = plan(sections(read(f"lessons/{number}.md"))["Minutes"])
     assert sum(minutes for minutes, _ in rows) == told and told in (45, 90)
+
+
+@pytest.mark.parametrize("number", LESSONS)
+def test_minutes_of_a_page_name_the_predictions_of_its_lesson(number):
+    source = LESSONS[number].path.read_text(encoding="utf-8")
+    count = {3: "three", 4: "four", 5: "five"}[len(re.findall(r"(?m)^predict\(", source))]
+    (found,) = re.findall(r"(\w+) predictions", sections(read(f"lessons/{number}.md"))["Minutes"])
+    assert found == count
 
 
 @pytest.mark.parametrize("number", LESSONS)
@@ -243,6 +252,20 @@ def test_the_hours_of_the_module_add_up():
     for numbers, project in weeks():
         asked, _, left = homework(numbers, project)
         assert left >= 0 and {e.number for e in asked} == set(numbers), "each lesson has homework"
+
+
+def test_marks_add_up_with_a_project_and_without():
+    table = sections(read("module.md"))["Marks"]
+    rows = [row.split("|")[2:4] for row in re.findall(r"(?m)^\| .*%.*$", table)]
+    shares = [[int((re.findall(r"\d+", cell) or [0])[0]) for cell in row] for row in rows]
+    for *parts, together in zip(*shares, strict=True):
+        assert sum(parts) == together == 100
+
+
+def test_exercises_that_may_come_out_as_the_public_ones_are_named():
+    told = sections(read("release.md"), "###")["Where the public solution still passes"]
+    two = [e.stem for e in exercise_sources() if prod(map(len, e.draws.values())) <= 2]
+    assert re.findall(r"`(\d\d_\w+)`", told.split("- **The")[0]) == two
 
 
 # The other formats.

@@ -29,7 +29,8 @@
 #
 # **Target:** `culprit` returns `(rank, text)`: the rank that broke the job, and its own error, or
 # the launcher's line about the kill, or the last line that the rank which hangs wrote itself (`""`
-# if it wrote none). For any order of the lines and any clocks.
+# if it wrote none; of a rank that is stuck earlier this is its watchdog's line). For any order of the
+# lines and any clocks.
 
 # %% tags=["target"]
 WHY, KILLED, ENDED, ABORTED = {
@@ -204,15 +205,25 @@ def _shuffled(draw, log):
     return draw.sample(log, len(log))
 
 
-def _check(student, log, n, guilty, reason, kind, look_at):
+_OWN = {  # what the line is that tells why
+    "raised": "the right rank; now its own error, the whole text of that line",
+    "killed": "the right rank; now the launcher's line about it, the whole text",
+    "hangs": "the right rank; now the last line that it wrote itself. The launcher's lines are not its own, "
+    "and for lines of one rank `seconds` tell the order, the place in the file does not",
+    "stuck early": "the right rank; it wrote its watchdog's line itself, and nothing after that",
+    "silent": "the right rank; it wrote nothing, so there is no text",
+}
+
+
+def _check(student, log, n, guilty, reason, kind, words, look_at):
     try:
         rank, text = student(list(log), n)
     except (TypeError, ValueError) as error:
-        raise Feedback(f"what culprit returns for {kind}", "(rank, text)", repr(error)) from None
+        raise Feedback(f"what culprit returns for {words}", "(rank, text)", repr(error)) from None
     tail = "; ".join(f"rank {line.rank}: {line.text[:40]}" for line in log[-6:])
-    what = f"the rank that broke {kind} (the log ends: {tail})"
+    what = f"the rank that broke {words} (the log ends: {tail})"
     expect(rank, guilty, what, look_at)
-    expect(text, reason, f"the line that tells why, of rank {guilty}, in {kind}", look_at)
+    expect(text, reason, f"the line that tells why, of rank {guilty}, in {words}", _OWN[kind])
 
 
 def _many(student, kind, words, look_at, shuffle=False, jobs=30):
@@ -221,7 +232,7 @@ def _many(student, kind, words, look_at, shuffle=False, jobs=30):
         n = draw.choice((2, 4, 8, 16))
         log, guilty, reason = _job(draw, kind, n)
         log = _shuffled(draw, log) if shuffle else log
-        _check(student, log, n, guilty, reason, words, look_at)
+        _check(student, log, n, guilty, reason, kind, words, look_at)
 
 
 def one_raised(student):
@@ -238,7 +249,7 @@ def one_raised(student):
         Line(11.8, "node0", 0, _end(0, 1, size=2)),
     ]
     look_at = "a lost connection is a consequence, whatever the error is called"
-    _check(student, log, 4, 3, _CAUSES[0], "a job in which one rank raised an error", look_at)
+    _check(student, log, 4, 3, _CAUSES[0], "raised", "a job in which one rank raised an error", look_at)
 
 
 def one_killed(student):
@@ -256,7 +267,7 @@ def one_hangs(student):
 # %% tags=["hidden"]
 def clocks_and_order(student):
     """Clocks of nodes are apart, and lines come late"""
-    look_at = "neither the place in the file nor the clock tells what came first"
+    look_at = "neither the place in the file nor clocks of different nodes tell what came first"
     _many(student, "raised", "a job in which one rank raised an error", look_at, shuffle=True)
     _many(student, "killed", "a job in which a rank was killed", look_at, shuffle=True)
     _many(student, "hangs", "a job that hung", look_at, shuffle=True)
@@ -272,7 +283,7 @@ def never_said_a_word(student):
     """The rank that hangs has no line at all"""
     log = [Line(602.0 + r, f"node{r // 2}", r, _timeout(7)) for r in (0, 1, 3)]
     look_at = "ranks are 0 to n - 1, also those that are not in the log"
-    _check(student, log, 4, 2, "", "a job that hung at its start", look_at)
+    _check(student, log, 4, 2, "", "silent", "a job that hung at its start", look_at)
 
 
 # %% tags=["wrong"]

@@ -201,7 +201,12 @@ def _grow(student, feeds, look_at, net=None):
         expect(len(got), len(texts), f"entries that feed number {number} returns", "one a text")
         for i, (text, tokens) in enumerate(zip(texts, new, strict=True)):
             what = f"logits of text {i} {_WHERE}, feed number {number} ({len(tokens)} new, {len(text)} in all)"
-            expect(got[i], _right(net, text, len(tokens)), what, look_at)
+            right = _right(net, text, len(tokens))
+            shape = tuple(getattr(got[i], "shape", right.shape))
+            if shape != tuple(right.shape):
+                asked = f"asked for are the logits {WHICH}"
+                raise Feedback(f"the shape of the {what}", tuple(right.shape), shape, asked)
+            expect(got[i], right, what, look_at)
     return writer, texts
 
 
@@ -332,6 +337,16 @@ class ComputesAllAnew(_Kept):
             text += tokens
         pairs = zip(self.texts, new, strict=True)
         return _given([uncached(self.net, text)[-len(tokens) :] for text, tokens in pairs])
+
+
+class GivesTheOtherRows(_Kept):
+    """Caught by: two_texts. Of each text all new rows where the last is asked for, or the reverse."""
+
+    def feed(self, new):
+        whole = [text + tokens for text, tokens in zip(self.texts, new, strict=True)]
+        self.texts = whole
+        rows = [uncached(self.net, text)[-len(t) :] for text, t in zip(whole, new, strict=True)]
+        return [r if RETURNED == "last" else r[-1] for r in rows]
 
 
 class BeginsAtZeroAgain(_Kept):

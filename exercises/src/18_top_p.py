@@ -38,7 +38,7 @@ def top_p(probabilities, p, number):
 
     probabilities  list of floats, one for each token; they sum to 1
     p              above 0, at most 1
-    number         from 0 to 1, without 1
+    number         from 0 to 1, without 1; a float64, as all Python's floats: keep that precision
     returns        an id: 0 to len(probabilities) - 1
     """
     kept, total = [], 0.0
@@ -95,7 +95,9 @@ def top_p(probabilities, p, number):
 
 
 # %% tags=["check"]
-from minimtnlg.course.check import expect
+import operator
+
+from minimtnlg.course.check import Feedback, expect
 
 FOUR = [0.125, 0.5, 0.125, 0.25]  # sums are exact
 BY_HAND = {  # the line of FOUR with p = 1
@@ -109,10 +111,22 @@ def _drawn(student, probabilities, p, count=1000):
     times = [0] * len(probabilities)
     for k in range(count):
         token = student(list(probabilities), p, (k + 0.5) / count)
-        if not (isinstance(token, int) and 0 <= token < len(times)):
-            expect(token, "an id, from 0 to the number of tokens less 1", "what is returned")
-        times[token] += 1
+        try:
+            at = operator.index(token)  # any whole number, numpy's and torch's too
+        except TypeError:
+            at = -1
+        if not 0 <= at < len(times):
+            raise Feedback("what is returned", "an id, from 0 to the number of tokens less 1", token)
+        times[at] += 1
     return times
+
+
+def _expect_drawn(student, p, right, stay, given=FOUR, count=1000):
+    """`right` says how often each token is drawn; `stay` is said to those who keep other tokens."""
+    times = _drawn(student, given, p, count)
+    kept = [t > 0 for t in times] == [t > 0 for t in right]
+    scale = "the right tokens stay. Their line is shorter than 1: number times its length is the place"
+    expect(times, right, f"how often each is drawn of {count}", scale if kept else stay)
 
 
 def the_target(student):
@@ -120,24 +134,25 @@ def the_target(student):
     given = [0.25, 0.5, 0.15, 0.1]
     for number, token in ((0.0, LEFT), (0.2, LEFT), (0.9, RIGHT), (0.999, RIGHT)):
         expect(student(list(given), 0.7, number), token, f"the token that {number} draws",
-               f"the kept ones lie on the line {ORDER}")  # fmt: skip
+               f"token 1 falls short of 0.7, so 0 stays too, 0.75 together. {number} x 0.75 = {number * 0.75:.3f} "
+               f"is the place on their line, {ORDER}")  # fmt: skip
 
 
 def the_one_that_reaches_p_stays(student):
     """p = 0.6 needs a second token, though the first has most of it"""
-    expect(_drawn(student, FOUR, 0.6), [0, 667, 0, 333], "how often each is drawn of 1000",
-           "0.5 falls short of 0.6, so the next one has to stay as well")  # fmt: skip
+    _expect_drawn(student, 0.6, [0, 667, 0, 333],
+                  "0.5 falls short of 0.6, so the next likely one has to stay as well, and no other")  # fmt: skip
 
 
 def no_more_than_needed(student):
     """p = 0.75 is reached exactly by two tokens"""
-    expect(_drawn(student, FOUR, 0.75), [0, 667, 0, 333], "how often each is drawn of 1000",
-           "two tokens have 0.75 together: a third is one too many")  # fmt: skip
+    _expect_drawn(student, 0.75, [0, 667, 0, 333],
+                  "the two likeliest have 0.75 together: a third is one too many")  # fmt: skip
 
 
 def all_of_them(student):
     """p = 1 keeps every token, with its own probability"""
-    expect(_drawn(student, FOUR, 1.0), [125, 500, 125, 250], "how often each is drawn of 1000")
+    _expect_drawn(student, 1.0, [125, 500, 125, 250], "only all four together reach 1")
 
 
 def all_of_them_in_order(student):
@@ -153,8 +168,8 @@ def all_of_them_in_order(student):
 def the_first_of_equals(student):
     """Of equally likely tokens not all stay"""
     stay = [500, 500, 0, 0] if EQUALS == "smaller" else [0, 0, 500, 500]
-    expect(_drawn(student, [0.25] * 4, 0.5), stay, "how often each is drawn of 1000",
-           f"two tokens reach 0.5, and those with {EQUALS} ids come first")  # fmt: skip
+    _expect_drawn(student, 0.5, stay, f"two tokens reach 0.5, and those with {EQUALS} ids come first",
+                  given=[0.25] * 4)  # fmt: skip
 
 
 def where_one_ends_the_next_begins(student):
@@ -169,23 +184,34 @@ def where_one_ends_the_next_begins(student):
 # %% tags=["hidden"]
 def a_sure_model(student):
     """One token has nearly everything"""
-    expect(_drawn(student, [0.01, 0.98, 0.01], 0.9, 100), [0, 100, 0], "how often each is drawn of 100")
+    _expect_drawn(student, 0.9, [0, 100, 0], "0.98 alone reaches 0.9", [0.01, 0.98, 0.01], 100)
 
 
 def one_alone(student):
     """A vocabulary of one token, and a very small p"""
     expect(student([1.0], 1.0, 0.5), 0, "the only token")
-    expect(_drawn(student, FOUR, 1e-9, 10), [0, 10, 0, 0], "how often each is drawn of 10",
-           "at least one token stays, however small p is")  # fmt: skip
+    _expect_drawn(student, 1e-9, [0, 10, 0, 0], "one token stays, however small p is", count=10)
 
 
 def what_can_not_come_never_comes(student):
     """Tokens of probability 0"""
     given = [0.0, 0.5, 0.0, 0.5, 0.0]
     one, two = (3, 1) if (LINE, EQUALS) == ("probabilities", "larger") else (1, 3)
-    for number, token in ((0.0, one), (0.5, two), (1 - 2**-53, two)):
+    for number, token in ((0.0, one), (0.5, two), (0.999, two)):
         expect(student(list(given), 1.0, number), token, f"the token that {number} draws",
                "a token of length 0 has no place on the line")  # fmt: skip
+
+
+def the_largest_number_below_1(student):
+    """1 - 2**-53, in the precision of Python's floats"""
+    right = 3 if LINE == "ids" else BY_HAND[-1]
+    try:
+        token = student(list(FOUR), 1.0, 1 - 2**-53)
+    except (IndexError, ValueError, StopIteration) as error:
+        token = repr(error)
+    expect(token, right, "the token that 1 - 2**-53 draws, the largest number below 1",
+           "rounded to float32 this number is 1, and points behind the line: compute in float64, with "
+           "torch by dtype=torch.float64")  # fmt: skip
 
 
 def as_the_package(student):
@@ -202,7 +228,8 @@ def as_the_package(student):
             name = torch.arange(50) if LINE == "ids" else logits.argsort(descending=True)
             token = name[drawn(distribution(logits[name], top_p=p), number)].item()
             given = logits.softmax(0).tolist()
-            expect(student(given, p, number.item()), token, f"the token, with p = {p}")
+            expect(student(given, p, number.item()), token, f"the token, with p = {p}",
+                   "where only a few of many fail: sums in float32 end at another place")  # fmt: skip
 
 
 # %% tags=["wrong"]
@@ -260,6 +287,19 @@ def keeps_what_is_likely_by_itself(probabilities, p, number):
     """Caught by: the_target. A token stays if its own probability is above 1 - p."""
     kept = [i for i, x in enumerate(probabilities) if x > 1 - p]
     return _answer([x if i in kept else 0 for i, x in enumerate(probabilities)], 1.0, number)
+
+
+def computes_in_float32(probabilities, p, number):
+    """Caught by: the_largest_number_below_1. torch.tensor rounds Python's floats to float32."""
+    import torch
+
+    order = sorted(range(len(probabilities)), key=_key(probabilities))
+    ends = torch.tensor([probabilities[i] for i in order]).cumsum(0)
+    kept = order[: int((ends < p).sum()) + 1]
+    line = _on_the_line(kept)
+    ends = torch.tensor([probabilities[i] for i in line]).cumsum(0)
+    at = torch.tensor(number) * ends[-1]
+    return line[torch.searchsorted(ends, at, right=True).item()]
 
 
 def takes_the_likeliest(probabilities, p, number):

@@ -14,16 +14,16 @@
 # A model that likes the word *True* answers *True* to each question of HANS. What does it know once that
 # is taken off?
 #
-# Its *odds* are $\log P(\text{True}) - \log P(\text{False})$. Before, it says *True* where the odds exceed
-# 0. After, where they exceed the {{MIDDLE}} of the odds of all rows [S3, sec. 6]. No label is used for
-# that. Odds that are equal to the threshold count as *{{EQUAL}}*, both times.
+# Its *log-odds* are $\log P(\text{True}) - \log P(\text{False})$. Before, it says *True* where they exceed
+# 0. After, where they exceed the {{MIDDLE}} of the log-odds of all rows{{PAPER}}. No label
+# is used for that. Log-odds that are equal to the threshold count as *{{EQUAL}}*, both times.{{LESSON}}
 #
 # A row is `(true, false, label, heuristic)`: two log-probabilities, whether *True* is right, and the
 # shortcut that the sentence follows.
 #
 # **Target:** `hans_shifted(ROWS)` returns the shares of right answers, before and after, of all rows and
-# of each heuristic: `{"all": ({{ALL}}), "subsequence": ({{SUB}}), "constituent": ({{CON}})}`, to three
-# digits.
+# of each heuristic: `{"all": ({{ALL}}), "subsequence": ({{SUB}}), "constituent": ({{CON}})}`. These are
+# printed to three digits; don't round yours.
 
 # %% tags=["target"]
 # By hand: right answers of all 7 rows, of 3 and of 4, before and after.
@@ -34,6 +34,8 @@ SHARES = {
 ALL, SUB, CON = (
     f"{a / n:.3g}, {b / n:.3g}" for (a, b), n in zip(SHARES, (7, 3, 4), strict=True)
 )
+PAPER = " [S3, sec. 6]" if MIDDLE == "mean" else " (the paper takes the mean [S3, sec. 6])"
+LESSON = " (Where the lesson counts how often *True* is said, it counts `odds > 0` alone.)" if EQUAL else ""
 SAYS = "odds >= threshold" if EQUAL else "odds > threshold"
 MOVED = f"np.{MIDDLE}"
 
@@ -59,7 +61,7 @@ def hans_shifted(rows):
     """
     odds = np.array([true - false for true, false, _, _ in rows])
     labels = np.array([label for _, _, label, _ in rows])
-    before = (odds > 0) == labels  # and where the odds are 0?
+    before = (odds > 0) == labels  # > says False where both are equal
     raise NotImplementedError(f"the same after, then shares of all {len(before)} rows and of some")
 
 
@@ -72,7 +74,7 @@ def hans_shifted(rows):
 # heuristic it is `np.array([row[3] == name for row in rows])`.
 
 # %% [markdown] tags=["hint"]
-# `>` says False where both are equal, `>=` says True. numpy has `odds.mean()` and `np.median(odds)`. The
+# `>` says False where both are equal, `>=` says True. numpy has `np.mean(odds)` and `np.median(odds)`. The
 # heuristics that there are: `dict.fromkeys(row[3] for row in rows)`.
 
 # %% [markdown] tags=["oral"]
@@ -80,13 +82,13 @@ def hans_shifted(rows):
 # know more than it showed, or did you help it?
 #
 # **A.** No label was used, so nothing was told about single questions. What was used is that half of the
-# answers of HANS are True; the middle of the odds supposes that. What the share is above one half lies in
-# the order of the odds, and that is the model's own.
+# answers of HANS are True; the middle of the log-odds supposes that. What the share is above one half lies
+# in the order of the log-odds, and that is the model's own.
 #
 # **Q.** On another test one answer of ten is True. What would this rule do there?
 #
 # **A.** It would go on saying True to about half of the questions, so at least four of ten answers would be
-# wrong. The threshold would have to lie where a tenth of the odds are above it.
+# wrong. The threshold would have to lie where a tenth of the log-odds are above it.
 
 
 # %% tags=["solution"]
@@ -114,8 +116,8 @@ def by_hand(student):
         name: (a / n, b / n) for name, (a, b), n in zip(names, SHARES, (7, 3, 4), strict=True)
     }
     expect(student(list(ROWS)), right, "shares of right answers, before and after",
-           f"odds 8 4 2 1 0 0 -1: their {MIDDLE} is {2 if MIDDLE == 'mean' else 1}, and odds that are "
-           f"equal to it count as {EQUAL}")  # fmt: skip
+           f"log-odds 8 4 2 1 0 0 -1: their {MIDDLE} is {2 if MIDDLE == 'mean' else 1}, and what equals "
+           f"a threshold counts as {EQUAL}. Shares are not rounded")  # fmt: skip
 
 
 def one_threshold_for_all(student):
@@ -124,8 +126,8 @@ def one_threshold_for_all(student):
         (5, True, "lexical"), (3, False, "lexical"), (-1, True, "other"), (-3, False, "other")
     )]  # fmt: skip
     right = {"all": (0.5, 0.5), "lexical": (0.5, 0.5), "other": (0.5, 0.5)}
-    expect(student(rows), right, "shares where one heuristic has odds 5 and 3, another -1 and -3",
-           "one threshold, 1, for all rows: odds 5 and 3 are both above it")  # fmt: skip
+    expect(student(rows), right, "shares where one heuristic has log-odds 5 and 3, another -1 and -3",
+           "one threshold, 1, for all rows: log-odds 5 and 3 are both above it")  # fmt: skip
 
 
 def a_favourite_word(student):
@@ -136,15 +138,15 @@ def a_favourite_word(student):
         after = {name: share[1] for name, share in got.items()} if isinstance(got, dict) else got
         right = dict(zip(("all", "subsequence", "constituent"),
                          (b / n for (_, b), n in zip(SHARES, (7, 3, 4), strict=True)), strict=True))  # fmt: skip
-        expect(after, right, f"shares after, with all odds changed by {favour:g}",
-               "the threshold moves with the odds")  # fmt: skip
+        expect(after, right, f"shares after, with all log-odds changed by {favour:g}",
+               "the threshold moves with the log-odds")  # fmt: skip
 
 
 def labels_do_not_move_it(student):
     """With all labels turned around, what was right is wrong"""
     turned = [(true, false, not label, name) for true, false, label, name in ROWS]
     expect(student(turned)["all"], tuple(1 - x / 7 for x in SHARES[0]),
-           "shares of all rows, with every label turned around", "the threshold depends on odds alone")  # fmt: skip
+           "shares of all rows, with every label turned around", "the threshold depends on log-odds alone")  # fmt: skip
 
 
 # %% tags=["hidden"]
@@ -202,7 +204,7 @@ def says_the_other_where_equal(rows):
 
 
 def shifts_the_other_way(rows):
-    """Caught by: by_hand. The middle is added to the odds instead of taken off."""
+    """Caught by: by_hand. The middle is added to the log-odds instead of taken off."""
     return _shifted(rows, lambda odds: -{"mean": np.mean, "median": np.median}[MIDDLE](odds))
 
 
@@ -232,6 +234,11 @@ def averages_the_heuristics(rows):
 def moves_nothing(rows):
     """Caught by: a_favourite_word. Zero is the natural threshold."""
     return _shifted(rows, lambda odds: 0.0)
+
+
+def rounds_to_three_digits(rows):
+    """Caught by: by_hand. The digits that the statement prints are taken for the result."""
+    return {name: tuple(float(f"{x:.3g}") for x in share) for name, share in _shifted(rows).items()}
 
 
 def gives_percents(rows):

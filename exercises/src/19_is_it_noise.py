@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [likelihood scoring, standard error]
 # draws:
@@ -22,7 +22,8 @@
 # That is the error *by pairs*. Had B answered other questions than A, one would know less: the error
 # *apart* is $\sqrt{e_A^2 + e_B^2}$, where $e_A$ is the same formula for the answers of A alone, 1 for a
 # right one and 0 for a wrong one, and $e_B$ for those of B. The difference is *noise* if it is not larger,
-# in either direction, than {{Z}} errors by pairs: {{CONFIDENCE}} % of all differences by chance are not.
+# in either direction, than {{Z}} errors by pairs. Where nothing but chance is at work, {{CONFIDENCE}} % of
+# all differences are that small.
 #
 # **Target:** for the 16 answers below the difference is 0.3125, the error by pairs {{PAIRS}}, the error
 # apart {{APART}}: no noise. `is_it_noise` returns `(difference, by pairs, apart, whether it is noise)`.
@@ -133,7 +134,8 @@ def the_target(student):
     for got, wanted, what, look_at in zip(numbers, right, ("difference", "error by pairs", "error apart"), (
         "the mean of d over all questions: 1 where only B is right",
         f"squares of d less its mean over {DIVISOR}, then over n, then the root",
-        "the root of the sum of two squares, of A's error and of B's",
+        f"the root of the sum of two squares, of A's error and of B's, each divided by {DIVISOR} as the "
+        "error by pairs is" + (". The lesson's p (1 - p) / n divides by n instead" if LESS else ""),
     ), strict=True):  # fmt: skip
         expect(got, wanted, f"the {what}", look_at)
     expect(bool(noise), False, "whether it is noise", f"0.3125 is more than {Z} errors by pairs")
@@ -247,6 +249,12 @@ def another_confidence(a, b):
 def only_gains_count(a, b):
     """Caught by: pairs_decide. A loss is below every limit."""
     return _found(a, b, verdict=lambda difference, limit: difference <= limit)
+
+
+def shares_by_the_other_divisor(a, b):
+    """Caught by: the_target. e_A and e_B by the lesson's p (1 - p) / n, or with n - 1 where n is asked."""
+    difference, pairs, _, noise = _found(a, b)
+    return difference, pairs, _found(a, b, less=1 - LESS)[2], noise
 
 
 def says_whether_it_is_real(a, b):

@@ -1,6 +1,6 @@
 # ---
-# mark: 2
-# minutes: 20
+# mark: 1
+# minutes: 15
 # help: worked
 # needs: [likelihood scoring, standard error]
 # draws:
@@ -35,6 +35,13 @@
 # %% tags=["target"]
 CHARACTERS = "len(text)" if SPACES == "included" else 'len(text.replace(" ", ""))'
 NUMBERS = "range(len(values))" if TIE == "first" else "reversed(range(len(values)))"
+LEFT = "two more norms and the error" if TIE == "first" else "two more norms, ties and the error"
+TIES = {
+    "first": "`values.index(max(values))` is the number of the largest value, and of equal ones the first: "
+    "nothing to change there.",
+    "last": "`values.index` finds the first of equal ones. "
+    "`max(reversed(range(len(values))), key=values.__getitem__)` comes from the end, so it finds the last.",
+}[TIE]
 
 # %%
 import math
@@ -54,17 +61,17 @@ def marked(questions, norm):
     right = []
     for gold, options in questions:
         values = [value[norm](*option) for option in options]
-        right.append(values.index(max(values)) == gold)  # and if two are equal?
+        right.append(values.index(max(values)) == gold)  # index finds the first of equal ones
     p = sum(right) / len(right)
-    raise NotImplementedError(f"{p:.0%} are right; there are more norms, ties, and the error of {p}")
+    raise NotImplementedError(f"{p:.0%} are right; what is left: {{LEFT}} of {p}")
 
 
 # %% [markdown] tags=["hint"]
-# What is there is whole for two norms. Add the two others to the dict first, and run the check again.
+# Add the two other norms to the dict first, and return `p` and its error. Then look at ties: of equal
+# options the {{TIE}} wins.
 
 # %% [markdown] tags=["hint"]
-# The logarithm of a quotient is a difference. `max(range(len(values)), key=values.__getitem__)` is the
-# number of the largest value, and of equal ones that which comes first in the range.
+# The logarithm of a quotient is a difference. {{TIES}}
 
 # %% [markdown] tags=["hint"]
 # With `right` as a list of True and False: `p = sum(right) / n`, and for `n > 1` the error is
@@ -101,10 +108,19 @@ def marked(questions, norm):
 
 
 # %% tags=["check"]
-from minimtnlg.course.check import expect
+from minimtnlg.course.check import Feedback, expect
 
+ROOT = "the root of p (1 - p) / (n - 1). (The lesson's own function divides by n.)"
 LONG = [(-4, 2, "a cat", -5), (-6, 4, "a cat or a dog", -9)]
 SHORT = [(-3, 1, "no", -2), (-4, 1, "yes", -5)]
+
+
+def _two(found):
+    try:
+        share, error = found
+    except (TypeError, ValueError):
+        raise Feedback("what comes back", "two things: share, error", found) from None
+    return share, error
 
 
 def the_target(student):
@@ -114,7 +130,9 @@ def the_target(student):
         ("token", (0.0, 0.0), "-6 / 4 is larger than -4 / 2"),
         ("answer", (0.5, 0.5), "-6 - -9 is larger than -4 - -5, and -4 - -5 than -3 - -2"),
     ):
-        expect(student([(0, LONG), (1, SHORT)], norm), right, f"share and error by {norm}", look)
+        share, error = _two(student([(0, LONG), (1, SHORT)], norm))
+        expect(share, right[0], f"the share by {norm}", look)
+        expect(error, right[1], f"the error by {norm}, of the share {right[0]} of 2 questions", ROOT)
 
 
 def each_norm_by_itself(student):
@@ -132,8 +150,7 @@ def each_norm_by_itself(student):
 def the_error_of_a_share(student):
     """9 of 10 answers right"""
     rows = [(0, SHORT)] * 9 + [(1, SHORT)]
-    expect(student(rows, "sum"), (0.9, 0.1), "share and error of 9 of 10",
-           "the root of 0.9 x 0.1 / 9 is 0.1; divide by n - 1")  # fmt: skip
+    expect(student(rows, "sum"), (0.9, 0.1), "share and error of 9 of 10", f"{ROOT} 0.9 x 0.1 / 9 is 0.01")
 
 
 def one_question_has_no_error(student):

@@ -389,6 +389,16 @@ measured(
 #
 # (This log is gloo's. With NCCL the others often say nothing at all, until a watchdog or srun ends
 # them.)
+#
+# NCCL's watchdog is a thread of each process: it ends the process if a collective has not come to its
+# end in time, ten minutes by default. Its line tells which collective that was, as a number that counts
+# the calls of its group on this rank:
+#
+# `Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4711, OpType=ALLREDUCE, ...) ran for
+# 600034 milliseconds before timing out.`
+#
+# If fifteen of sixteen ranks write 4711, look at the sixteenth: it wrote no such line, or a smaller
+# number.
 
 # %% [markdown]
 # ### Before the first hour is paid

@@ -454,10 +454,10 @@ figure(fig, alt="Bars of the share of right answers for lexical overlap, subsequ
 # which takes answers for coins, says too much. (Where all answers of a group are alike its bar has
 # none: the formula is for shares that are not too near 0 or 1.)
 #
-# The paper's remedy: move the threshold [S3, sec. 6]. Say *True* where the odds of True against False
-# are above their mean, not above one. The favourite word is then no longer an advantage. What is left
-# is what the model makes of the sentences. If one of the four rows says "above", remember the coins:
-# whoever looks at many rows finds one.
+# The paper's remedy: move the threshold [S3, sec. 6]. Say *True* where the log-odds, $\log P$ of True
+# less $\log P$ of False, are above their mean, not above 0. The favourite word is then no longer an
+# advantage. What is left is what the model makes of the sentences. If one of the four rows says
+# "above", remember the coins: whoever looks at many rows finds one.
 
 # %% [markdown]
 # ### A model that trained longer
