@@ -16,9 +16,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minimtnlg.course import exercises, integrity, submissions
+from minimtnlg.course import exercises, integrity, pages, submissions
 from minimtnlg.course.sandbox import LIMITS, Sandbox
-from minimtnlg.course.sources import ROOT, exercise_sources, tags
+from minimtnlg.course.sources import ROOT, exercise_sources, read_exercise
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 
@@ -191,9 +191,18 @@ def _one(box, boxes, submission, sources, limits, secret):
         box.close()
         boxes.append(box := Sandbox())
     code = "\n".join(submissions.code(name, data) for name, data in files.items())
-    given = "\n".join(cell.source for cell in source.cells if set(tags(cell)) <= {"stub"})
-    flags = integrity.scan(code, given)
+    given = _given(source.path)
+    for cell in given:  # what a student left as it was needs no look
+        code = code.replace(cell, "")
+    flags = integrity.scan(code, "\n".join(given))
     return judge(submission, source, became, flags, time.monotonic() - began), box
+
+
+@functools.cache
+def _given(path):
+    """The code cells of the notebook that students begin with, set-up and stub included."""
+    cells = pages.exercise_notebook(read_exercise(path)).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
 def judge(submission, source, became, flags=(), seconds=0.0):

@@ -424,7 +424,7 @@ groups = [(kind, label) for kind in hans.HEURISTICS.values() for label in (True,
 bare_odds = answers[0].odds
 told = []
 for at, (rule, limit, colour, hatch) in enumerate((
-    ("True where its odds exceed one", 0.0, "sky", ""),
+    ("True where its log-odds exceed 0", 0.0, "sky", ""),
     ("True where they exceed their mean", bare_odds.mean(), "orange", "//"),
 )):  # fmt: skip
     ok, bars = answers[0].correct(limit), []

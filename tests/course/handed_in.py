@@ -2,7 +2,7 @@
 
 import json
 
-from minimtnlg.course import drawn
+from minimtnlg.course import drawn, pages
 from minimtnlg.course.sources import tags
 
 
@@ -24,17 +24,13 @@ def given(source):
 
 def solution(source):
     """Its solution's cells."""
-    return _filled(source, "solution")
-
-
-def stub(source):
-    """What the student begins with; in a lab, the code with the bug."""
-    return _filled(source, "stub")
-
-
-def _filled(source, tag):
     values = drawn.values(source)
-    return [drawn.fill(cell.source, values) for cell in source.tagged(tag)]
+    return [drawn.fill(cell.source, values) for cell in source.tagged("solution")]
+
+
+def untouched(source):
+    """The cells of the notebook that a student is given."""
+    return [c.source for c in pages.exercise_notebook(source).cells if c.cell_type == "code"]
 
 
 def hand_in(folder, student, stem, text):

@@ -7,7 +7,7 @@ calls, as a teacher's folder would be; the second has little patience, for what 
 import os
 
 import pytest
-from handed_in import given, hand_in, notebook, solution, stub
+from handed_in import given, hand_in, notebook, solution, untouched
 
 from minimtnlg.course import exercises, grade
 from minimtnlg.course.sources import ROOT, exercise_sources
@@ -90,7 +90,7 @@ def hostile(source):
     steals = STEALS.replace("NAME", name).replace("EXERCISE", source.name)
     return {
         "empty": start,
-        "stub": [*start, *stub(source)],
+        "untouched": untouched(source),
         "broken": [*start, f"def {name}(:\n    return"],
         "patches": [*start, PATCHES, *answer("return None")[-2:]],
         "steals": [*start, steals.replace("SOURCE", str(source.path))],
@@ -129,6 +129,11 @@ def test_the_solution_gets_all_points(graded, source):
 def test_no_points_for_what_is_no_answer(graded, source):
     students = [*hostile(source), "loops"]
     assert [s for s in students if graded[s, source.stem].points != 0] == []
+
+
+@every
+def test_who_does_nothing_is_not_suspected(graded, source):
+    assert graded["untouched", source.stem].flags == []
 
 
 @every
