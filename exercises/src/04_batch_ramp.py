@@ -56,6 +56,7 @@ ROUNDED = {
     "down": "max(multiple, batch // multiple * multiple)",
     "up": "-(-batch // multiple) * multiple",
 }[ROUND]
+STEP = {"down": "-over", "up": "multiple - over"}[ROUND]
 COUNT_SAID = {
     "refused": "The two lines of the stub stay.",
     "allowed": f"The number of increments is rounded up, `{COUNT}`; the last line of the stub stays.",
@@ -81,7 +82,7 @@ def batch_ramp(consumed, start, increment, full, ramp, multiple):
 
 # %% [markdown] tags=["hint"]
 # `x % y` is 0 where `y` divides `x`. `x // y` rounds the quotient down, and `-(-x // y)` rounds it up;
-# so no fraction is needed. A batch that is a multiple already stays.
+# so no fraction is needed. How many multiples are in a batch?
 
 # %% [markdown] tags=["hint"]
 # Refuse if `{{ILLEGAL}}`. {{COUNT_SAID}} Then return
@@ -94,7 +95,10 @@ def batch_ramp(consumed, start, increment, full, ramp, multiple):
         raise ValueError(f"no ramp from {start} by {increment} to {full} in multiples of {multiple}")
     increments = {{COUNT}}
     batch = min(full, start + increment * (consumed * increments // ramp))
-    return {{ROUNDED}}
+    over = batch % multiple
+    if over:
+        batch += {{STEP}}
+    return max(multiple, batch)
 
 
 # %% tags=["check"]
