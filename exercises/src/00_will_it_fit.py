@@ -91,7 +91,7 @@ def the_target(student):
     """The example of the statement, cut into 2 slices and 2 stages"""
     got = student(12_000, 4, 10, 5, 3, ROOM, tp=2, pp=2)
     what = f"{3000 * STATE} of training state, 600 of lists"
-    look_at = "both cuts shrink the training state; every slice keeps the lists of its layers whole"
+    look_at = f"both cuts shrink the {STATE} bytes a parameter; every slice keeps its lists whole"
     _compare(got, HELD, True, what, look_at)
 
 

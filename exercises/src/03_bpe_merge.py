@@ -34,27 +34,26 @@
 LEAST = {"first": "min", "last": "max"}[TIE]
 THREE = {"left": '("aa", "a")', "right": '("a", "aa")'}[END]
 END_SAID = {"left": "(As in the lesson.)", "right": "(The lesson begins at the left.)"}[END]
-# Of the printed solution: the choice, and the function that joins.
+# Of the printed solution: the choice, and the loop that joins.
 BEST = {
     "first": "min(pairs, key=lambda pair: (-pairs[pair], pair))",
     "last": "max(pairs, key=lambda pair: (pairs[pair], pair))",
 }[TIE]
-JOINING = {
-    "left": """def _joined(word, pair):
-    joined, i = [], 0
-    while i < len(word):
-        width = 2 if word[i : i + 2] == pair else 1
-        joined.append("".join(word[i : i + width]))
-        i += width
-    return tuple(joined)""",
-    "right": """def _joined(word, pair):
-    joined, i = [], len(word)
-    while i > 0:
-        width = 2 if word[max(0, i - 2) : i] == pair else 1
-        joined.append("".join(word[i - width : i]))
-        i -= width
-    return tuple(reversed(joined))""",
+LOOP = {
+    "left": """joined, i = [], 0
+while i < len(word):
+    width = 2 if word[i : i + 2] == pair else 1
+    joined.append("".join(word[i : i + width]))
+    i += width""",
+    "right": """joined, i = [], len(word)
+while i > 0:
+    width = 2 if word[max(0, i - 2) : i] == pair else 1
+    joined.append("".join(word[i - width : i]))
+    i -= width""",
 }[END]
+IN_ORDER = {"left": "tuple(joined)", "right": "tuple(reversed(joined))"}[END]
+_lines = ["def _joined(word, pair):", *LOOP.splitlines(), f"return {IN_ORDER}"]
+JOINING = "\n    ".join(_lines)
 
 # %%
 from collections import Counter
@@ -76,7 +75,7 @@ def join_most_frequent(words):
 
 # %% [markdown] tags=["hint"]
 # Two parts are left: one `min` or `max` over the counted pairs, and a loop that rebuilds each word. The
-# lesson's `learn` and `join` have both. What does `min` do if there is no pair?
+# lesson's `learn` and `join` have both. What does it do if there is no pair?
 
 # %% [markdown] tags=["hint"]
 # Most frequent first, and then by the tie rule: `{{BEST}}`. For the joining, walk along the word from the
@@ -86,10 +85,10 @@ def join_most_frequent(words):
 # The lesson's loop, begun at the {{END}}:
 #
 # ```python
-# {{JOINING}}
+# {{LOOP}}
 # ```
-# In the new dict *add* the count of a word, since another word may have become the same:
-# `result[new] = result.get(new, 0) + count`.
+# The word is then `{{IN_ORDER}}`. In the new dict *add* its count, since another word may have become
+# the same: `result[new] = result.get(new, 0) + count`.
 
 # %% tags=["solution"]
 def join_most_frequent(words):

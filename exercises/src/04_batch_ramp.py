@@ -56,7 +56,7 @@ ROUNDED = {
     "down": "max(multiple, batch // multiple * multiple)",
     "up": "-(-batch // multiple) * multiple",
 }[ROUND]
-STEP = {"down": "-over", "up": "multiple - over"}[ROUND]
+STEP = {"down": "over", "up": "over - multiple"}[ROUND]
 COUNT_SAID = {
     "refused": "The two lines of the stub stay.",
     "allowed": f"The number of increments is rounded up, `{COUNT}`; the last line of the stub stays.",
@@ -97,7 +97,7 @@ def batch_ramp(consumed, start, increment, full, ramp, multiple):
     batch = min(full, start + increment * (consumed * increments // ramp))
     over = batch % multiple
     if over:
-        batch += {{STEP}}
+        batch -= {{STEP}}
     return max(multiple, batch)
 
 
