@@ -20,7 +20,7 @@
 #   numbers of 2 bytes, for `batch` sequences of `seq` tokens. A stage keeps those of its own layers.
 #   The lists are not cut: every slice of a stage keeps them whole.
 #
-# {{UNEVEN_SAID}}
+# Do not round the bytes: a GPU's share may come out as a fraction. {{UNEVEN_SAID}}
 #
 # **Target:** `will_it_fit(12_000, layers=4, hidden=10, seq=5, batch=3, gpu_memory={{ROOM}}, tp=2,
 # pp=2)` is `({{HELD}}, True)`. On one GPU the state takes {{STATE}} times 12 000 bytes and the lists
@@ -78,26 +78,34 @@ def will_it_fit(parameters, layers, hidden, seq, batch, gpu_memory, tp=1, pp=1):
 # %% tags=["check"]
 from minimtnlg.course.check import Feedback, expect
 
-LOOK = f"{STATE} bytes a parameter; the lesson's section Idea (the lists, the three cuts)"
+
+def _compare(got, held, fits, what, look_at):
+    """The bytes first, and then the verdict."""
+    if not isinstance(got, tuple | list) or len(got) != 2:
+        raise Feedback(what, "two values, (bytes, fits)", got)
+    expect(got[0], held, f"bytes on one GPU: {what}", look_at)
+    expect(got[1], fits, f"whether these {held} bytes fit: {what}", "at most gpu_memory bytes")
 
 
 def the_target(student):
     """The example of the statement, cut into 2 slices and 2 stages"""
     got = student(12_000, 4, 10, 5, 3, ROOM, tp=2, pp=2)
-    what = f"(bytes, fits): {3000 * STATE} of training state, 600 of lists"
-    expect(got, (3000.0 * STATE + 600, True), what, LOOK)
+    what = f"{3000 * STATE} of training state, 600 of lists"
+    look_at = f"both cuts shrink the {STATE} bytes a parameter; every slice keeps its lists whole"
+    _compare(got, HELD, True, what, look_at)
 
 
 def training_state_alone(student):
     """One GPU, no sequence: the bytes of each parameter"""
     got = student(1_000_000, 4, 8, 16, 0, 80e9)
-    expect(got, (STATE * 1e6, True), "(bytes, fits) of a million parameters", LOOK)
+    _compare(got, STATE * 10**6, True, "a million parameters, no lists", f"{STATE} bytes a parameter")
 
 
 def lists_alone(student):
     """One GPU, no parameter: the lists at the entrance of each layer"""
     got = student(0, 3, 5, 4, 2, 200)
-    expect(got, (240.0, False), "(bytes, fits) of 2 sequences, 4 tokens, 3 layers, h = 5", LOOK)
+    look_at = "for each layer, token and sequence a list of `hidden` numbers of 2 bytes"
+    _compare(got, 240, False, "lists of 2 sequences, 4 tokens, 3 layers, h = 5", look_at)
 
 
 # %% tags=["hidden"]
@@ -105,17 +113,23 @@ def full_to_the_last_byte(student):
     """Full to the last byte fits; one byte less does not"""
     for room, fits in ((HELD, True), (HELD - 1, False)):
         got = student(12_000, 4, 10, 5, 3, room, tp=2, pp=2)
-        expect(got, (3000.0 * STATE + 600, fits), f"(bytes, fits) with {room} bytes", "at most")
+        _compare(got, HELD, fits, f"the example with {room} bytes of memory", "the example before")
 
 
 def each_cut_by_itself(student):
     """Slices leave the lists whole, stages divide them"""
     got = student(4_000, 6, 10, 5, 7, 80e9, tp=4)
-    look = "every slice keeps the lists whole"
-    expect(got, (1000.0 * STATE + 4200, True), "4 slices, 1 stage", look)
+    look = "slices cut the training state, and every slice keeps the lists whole"
+    _compare(got, 1000 * STATE + 4200, True, "4 slices, 1 stage", look)
     got = student(4_000, 6, 10, 5, 7, 80e9, pp=2)
-    look = "a stage keeps the lists of its layers"
-    expect(got, (2000.0 * STATE + 2100, True), "1 slice, 2 stages", look)
+    look = "stages cut the training state, and a stage keeps the lists of its layers"
+    _compare(got, 2000 * STATE + 2100, True, "1 slice, 2 stages", look)
+
+
+def a_fraction_stays(student):
+    """Bytes that the GPUs do not divide are not rounded"""
+    got = student(1, 3, 5, 4, 0, 80e9, tp=7)
+    _compare(got, STATE / 7, True, "1 parameter in 7 slices, no lists", "the share is not rounded")
 
 
 def mtnlg(student):
@@ -124,16 +138,18 @@ def mtnlg(student):
     state, sequence = 1_891_431_497.142857 * STATE, 251_658_240
     for batch, fits in ((1, True), (35, True), (1920, False)):
         got = student(batch=batch, gpu_memory=80e9, tp=8, pp=35, **shape)
-        expect(got, (state + batch * sequence, fits), f"{batch} sequences", "3 layers a stage")
+        what = f"{batch} sequences on 8 slices and 35 stages"
+        _compare(got, state + batch * sequence, fits, what, "3 layers a stage, lists whole")
 
 
 def unequal_stages(student):
-    """Stages of unequal depth, as the statement has them"""
+    """When `pp` does not divide `layers`"""
     look = f"the statement: {UNEVEN_SAID}"
     if UNEVEN == "deepest":
         for pp, deepest in ((4, 2), (5, 2), (6, 1)):
             got = student(30_000, 6, 10, 5, 3, 80e9, tp=1, pp=pp)
-            expect(got, (30_000 * STATE / pp + 300 * deepest, True), f"6 layers in {pp} stages", look)
+            held = 30_000 * STATE / pp + 300 * deepest
+            _compare(got, held, True, f"6 layers in {pp} stages", look)
     for pp in (4, 12) if UNEVEN == "refused" else (7, 12):
         try:
             got = student(12_000, 6, 10, 5, 3, 80e9, tp=1, pp=pp)
@@ -184,6 +200,12 @@ def full_is_too_full(parameters, layers, hidden, seq, batch, gpu_memory, tp=1, p
     """Caught by: full_to_the_last_byte. Less than, where at most is meant."""
     total, _ = will_it_fit(parameters, layers, hidden, seq, batch, gpu_memory, tp, pp)
     return total, total < gpu_memory
+
+
+def whole_bytes(parameters, layers, hidden, seq, batch, gpu_memory, tp=1, pp=1):
+    """Caught by: a_fraction_stays. Bytes are counted, so they are rounded."""
+    total, _ = will_it_fit(parameters, layers, hidden, seq, batch, gpu_memory, tp, pp)
+    return int(total), int(total) <= gpu_memory
 
 
 def rounds_the_layers_down(parameters, layers, hidden, seq, batch, gpu_memory, tp=1, pp=1):

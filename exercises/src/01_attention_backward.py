@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 35
 # help: half
 # needs: [causal attention]
 # draws:
@@ -14,8 +14,12 @@
 # `weights @ v`. {{SCALE_SAID}}
 #
 # The backward pass starts from `grad`, the gradient of the loss with respect to the result, and finds
-# the gradients with respect to `q`, `k` and `v`. Write it without autograd. It gets `weights` from the
-# forward pass and uses them as they are, for they may come from another mask.
+# the gradients with respect to `q`, `k` and `v`. Write it without autograd, which the checks switch
+# off. It uses `weights` as they are, for they may come from another forward pass with another mask.
+# You need two facts; $dX$ is the gradient for $X$:
+#
+# - A product $C = A B$ has $dA = dC\, B^T$ and $dB = A^T dC$.
+# - One row of weights $w$ with the gradient $g$: score $j$ of the row has $w_j\,(g_j - \sum_i g_i w_i)$.
 #
 # All tensors have the shape `[..., s, d]`, with any axes in front: one head, or every head of a
 # batch at once.
@@ -59,16 +63,15 @@ def attention_backward(grad, q, k, v, weights):
 
 # %% [markdown] tags=["hint"]
 # Go backwards, one operation at a time: first `weights @ v`, which is done, then the softmax, then the
-# scores. For a product $C = A B$ the gradients are $dA = dC\, B^T$ and $dB = A^T dC$. Check by shapes.
+# scores. In a product, which tensor is $A$ and which is $B$? Check by shapes.
 
 # %% [markdown] tags=["hint"]
-# Take the softmax of one row: raising one score raises its own weight and lowers all others of the
-# row. With $w$ the weights of a row and $g$ their gradient, the gradient for score $j$ is
-# $w_j\,(g_j - \sum_i g_i w_i)$. The sum runs along the row. Where $w_j = 0$, in the future, nothing
-# arrives: the mask needs no further care.
+# Raising one score raises its own weight and lowers all others of the row: that is what the sum is for.
+# It runs along the row, `(grad_weights * weights).sum(-1, keepdim=True)`. Where $w_j = 0$, in the
+# future, nothing arrives: the mask needs no further care.
 
 # %% [markdown] tags=["hint"]
-# From `grad_weights` make `grad_scores` by the formula, divided by `{{DIVISOR}}`, because the scores
+# From `grad_weights` make `grad_scores` by the second fact, divided by `{{DIVISOR}}`, because the scores
 # were. Then `grad_scores @ k` for `q`, and its transpose times `q` for `k`. `.mT` swaps the
 # last two axes alone.
 
@@ -85,11 +88,47 @@ def attention_backward(grad, q, k, v, weights):
 from minimtnlg.course.check import Feedback, expect
 
 
-def _three(answer):
-    """The student's three gradients, or Feedback if the answer isn't three tensors."""
+def _three(student, *inputs):
+    """The student's three gradients, found where autograd records nothing."""
+    try:
+        with torch.inference_mode():
+            answer = student(*(x.detach() for x in inputs))
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise Feedback("how the gradients are found", "without autograd", str(error)) from None
     if not (isinstance(answer, tuple | list) and len(answer) == 3):
         raise Feedback("what is returned", "three tensors (grad_q, grad_k, grad_v)", answer)
     return answer
+
+
+def _same(one, other):
+    """Whether two tensors are equal but for rounding."""
+    try:
+        expect(one, other, "")
+    except Feedback:
+        return False
+    return True
+
+
+def _check(got, wanted, case):
+    """Compare (grad_q, grad_k, grad_v) with what they should be, and say what can be told."""
+    right = {name: _same(*pair) for name, *pair in zip("qkv", got, wanted, strict=True)}
+    if not right["v"]:
+        look_at = "grad_v is the stub's, and the last of three"
+    elif _same(got[0], wanted[1]) and _same(got[1], wanted[0]):
+        look_at = "q and k have changed places"
+    elif right["q"] or right["k"]:
+        fine, off = "qk" if right["q"] else "kq"
+        look_at = f"grad_{fine} is right, so the scores' gradient is: look at the last product for {off}"
+    else:
+        look_at = "grad_q and grad_k are both off: look at what they share, the gradient of the scores"
+        length = wanted[1].norm()
+        factor = (got[1].norm() / length).item() if torch.is_tensor(got[1]) and length > 0 else 0.0
+        if all(_same(got[i], factor * wanted[i]) for i in (0, 1)):
+            look_at = f"right but for a factor of {factor:.4g}: the scores were divided by {DIVISOR}"
+    for name, mine, theirs in zip("vkq", reversed(got), reversed(wanted), strict=True):
+        expect(mine, theirs, f"the gradient for {name}{case}", look_at)
 
 
 def _compare(student, shape, row=None, seed=1):
@@ -101,14 +140,8 @@ def _compare(student, shape, row=None, seed=1):
     inputs = [x.requires_grad_() for x in (q, k, v)]
     result, weights = attention(*inputs)
     wanted = torch.autograd.grad((result * grad).sum(), inputs)
-    got = _three(student(grad, *(x.detach() for x in (q, k, v)), weights.detach()))
-    hints = {
-        "q": f"score = q k / {DIVISOR}: the gradient for q is that of the scores, times k / {DIVISOR}",
-        "k": "row i of k takes part in column i of the scores",
-        "v": "token j gives its value to every row i with weight weights[i, j]",
-    }
-    for name, mine, theirs in zip("vkq", reversed(got), reversed(wanted), strict=True):
-        expect(mine, theirs, f"the gradient for {name}, with inputs of shape {shape}", hints[name])
+    got = _three(student, grad, q, k, v, weights)
+    _check(got, wanted, f", with inputs of shape {shape}")
 
 
 def three_tokens(student):
@@ -118,14 +151,12 @@ def three_tokens(student):
         for x in ([1, 1, 1], [0, math.log(2), math.log(5)], [0, 4, 8], [0, 0, 1])
     )
     _, weights = attention(q, k, v)
-    grad_q, grad_k, grad_v = _three(student(grad, q, k, v, weights))
-    look = "the softmax of a row: w * (g - sum of g * w over the row)"
-    back = "result = weights @ v: for C = A B, the gradient for B is A transposed times that for C"
-    expect(grad_v.flatten().tolist(), [1 / 8, 2 / 8, 5 / 8], "the gradient for v", back)
-    expect(grad_k.flatten().tolist(), [-0.75, -0.5, 1.25], "the gradient for k", look)
     last = -0.5 * math.log(2) + 1.25 * math.log(5)
-    look = "scores = q @ k.mT: the gradient for q is that of the scores times k"
-    expect(grad_q.flatten().tolist(), [0.0, 0.0, last], "the gradient for q", look)
+    wanted = [
+        torch.tensor(x, dtype=torch.float64)[:, None]
+        for x in ([0.0, 0.0, last], [-0.75, -0.5, 1.25], [1 / 8, 2 / 8, 5 / 8])
+    ]
+    _check(_three(student, grad, q, k, v, weights), wanted, "")
 
 
 def as_autograd(student):
@@ -145,15 +176,16 @@ def one_token(student):
 
 
 def any_mask(student):
-    """Weights of another mask: each token sees itself and the one before"""
+    """Weights from elsewhere, in which each token sees itself and the one before"""
     source = torch.Generator().manual_seed(2)
     q, k, v, grad = torch.randn(4, 6, 3, generator=source, dtype=torch.float64)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     scores = q @ k.mT / {{SCALE}}
+    elsewhere = torch.randn(6, 6, generator=source, dtype=torch.float64) - scores.detach()
     seen = torch.ones_like(scores, dtype=torch.bool).tril().triu(-1)
-    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    weights = (scores + elsewhere).masked_fill(~seen, float("-inf")).softmax(-1)
     wanted = torch.autograd.grad((weights @ v * grad).sum(), inputs)
-    got = _three(student(grad, *(x.detach() for x in (q, k, v)), weights.detach()))
+    got = _three(student, grad, q, k, v, weights)
     look_at = "the weights are given: nothing of the forward pass has to be computed again"
     for name, mine, theirs in zip("qkv", got, wanted, strict=True):
         expect(mine, theirs, f"the gradient for {name} with a window of two tokens", look_at)
@@ -216,10 +248,40 @@ def one_head_only(grad, q, k, v, weights):
     return grad_scores @ k, transposed(grad_scores) @ q, transposed(weights) @ grad
 
 
-def lets_autograd_do_it(grad, q, k, v, weights):
+def computes_the_weights_again(grad, q, k, v, weights):
     """Caught by: any_mask. The forward pass is run again, with the mask that one knows."""
-    inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-    return torch.autograd.grad((attention(*inputs)[0] * grad).sum(), inputs)
+    return attention_backward(grad, q, k, v, attention(q, k, v)[1])
+
+
+def differentiates_the_function(grad, q, k, v, weights):
+    """Caught by: any_mask. torch.func is not autograd by name; it runs the forward pass again."""
+
+    def forward(q, k, v):
+        scores = (q @ k.mT / {{SCALE}}).masked_fill(weights == 0, float("-inf"))
+        return scores.softmax(-1) @ v
+
+    return torch.func.vjp(forward, q, k, v)[1](grad)
+
+
+def lets_autograd_do_it(grad, q, k, v, weights):
+    """Caught by: three_tokens. Even the mask is found again, where the weights are zero."""
+    q, k, v = inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    scores = (q @ k.mT / {{SCALE}}).masked_fill(weights == 0, float("-inf"))
+    return torch.autograd.grad((scores.softmax(-1) @ v * grad).sum(), inputs)
+
+
+def leaves_it_to_backward(grad, q, k, v, weights):
+    """Caught by: three_tokens. To call backward is thought to be something else than autograd."""
+    with torch.enable_grad():
+        q, k, v = inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+        (attention(q, k, v)[0] * grad).sum().backward()
+    return [x.grad for x in inputs]
+
+
+def queries_for_keys(grad, q, k, v, weights):
+    """Caught by: three_tokens. The first two gradients change places."""
+    grad_q, grad_k, grad_v = attention_backward(grad, q, k, v, weights)
+    return grad_k, grad_q, grad_v
 
 
 # %% [markdown] tags=["oral"]

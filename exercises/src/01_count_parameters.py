@@ -50,7 +50,7 @@ COUNTED = {  # (layers, h, s, V) -> the sizes, added up
     case: sum(_sizes(*case))
     for case in [
         (1, 6, 9, 17), (3, 6, 9, 17), (2, 10, 7, 100), (2, 8, 5, 11), (5, 6, 13, 29), (1, 1, 1, 1),
-        (7, 12, 2, 1000), (105, 20480, 2048, 51200),
+        (7, 12, 2, 1000), (105, 20480, 2048, 51200), (7, 1000, 100_003, 10_000_019),
     ]
 }  # fmt: skip
 SMALL = COUNTED[1, 6, 9, 17]
@@ -65,7 +65,7 @@ TABLES = {"untied": "2 * vocab * h + seq * h", "tied": "vocab * h + seq * h"}[OU
 def count_parameters(layers, hidden, heads, seq, vocab):
     """The exact number of parameters, an int."""
     L, h = layers, hidden
-    parts = {  # of MT-NLG: which lines change, and does one miss?
+    parts = {  # of MT-NLG: which lines change, and is one missing?
         "attention, h to 3h": L * (3 * h * h + 3 * h),
         "attention, h to h": L * (h * h + h),
         "MLP, h to 4h": L * (4 * h * h + 4 * h),
@@ -103,26 +103,55 @@ def count_parameters(layers, hidden, heads, seq, vocab):
 
 
 # %% tags=["check"]
-from minimtnlg.course.check import Feedback, expect
+from itertools import combinations, product
+
+from minimtnlg.course.check import Feedback
+
+
+def _advice(student):
+    """The fewest usual mistakes that explain a wrong count, or None if that is not clear."""
+    layers, h, s, V = sizes = 7, 1000, 100_003, 10_000_019  # so far apart that they tell
+    off = _counted(student, layers, h, 1, s, V)[1] - COUNTED[sizes]
+    n, more = layers * h, 4 - FFN
+    kept = [(5 + FFN) * n, 9 * n, 4 * n, (1 + FFN) * n, 5 * n]  # all biases, or those of one half
+    usual = {
+        f"the middle of the MLP: {FFN}h wherever the stub has 4h": [
+            2 * more * n * h, more * n * h, more * n, 2 * more * n * h + more * n
+        ],
+        "the biases: the statement says which matrices have one": (
+            kept if BIASES == "none" else [-(5 + FFN) * n, -4 * n, -(1 + FFN) * n]
+        ),
+        "the output: a matrix of its own, or the embedding again?": [
+            V * h if OUTPUT == "tied" else -V * h
+        ],
+        "the LayerNorms: two in a layer and one at the end, 2h each": [
+            -2 * h, -2 * n, -2 * n - h, 2 * n - 2 * h
+        ],
+        "the positions: a row of h numbers for each of s places": [-s * h],
+    }  # fmt: skip
+    for size in (1, 2, 3):
+        found = [
+            names for names in combinations(usual, size)
+            if off in map(sum, product(*(usual[name] for name in names)))
+        ]  # fmt: skip
+        if found:
+            return "; ".join(found[0]) if len(found) == 1 else None
+
+
+def _counted(student, layers, h, heads, s, V):
+    """(what it is, the student's count)."""
+    what = f"parameters for L = {layers}, h = {h}, a = {heads}, s = {s}, V = {V}"
+    got = student(layers, h, heads, s, V)
+    if not isinstance(got, int):
+        raise Feedback(what, "an exact number, an int", repr(got))
+    return what, got
 
 
 def _compare(student, layers, h, heads, s, V):
-    got, expected = student(layers, h, heads, s, V), COUNTED[layers, h, s, V]
-    off = got - expected if isinstance(got, int) else None
-    usual = {  # what the commonest mistakes are off by
-        V * h: "the tables: is the output a matrix of its own, or the embedding again?",
-        2 * h: "the LayerNorms: two in a layer and one at the end",
-        s * h: "the positions, a row of h numbers for each of s places",
-        layers * (5 + FFN) * h: "the biases: 3h, h and h outputs beside those of the MLP's middle",
-        2 * layers * (4 - FFN) * h * h: "the middle of the MLP, which is not 4h",
-        (2 * layers + 1) * h: "a LayerNorm scales and shifts: 2h parameters",
-    }
-    look_at = usual.get(off) or usual.get(-off) if off else None
-    what = f"parameters for L = {layers}, h = {h}, a = {heads}, s = {s}, V = {V}"
-    if off is None:
-        raise Feedback(what, expected, repr(got), "an exact number is an int")
-    if off:
-        raise Feedback(what, expected, got, look_at or "count one tensor after the other")
+    what, got = _counted(student, layers, h, heads, s, V)
+    expected = COUNTED[layers, h, s, V]
+    if got != expected:
+        raise Feedback(what, expected, got, _advice(student) or "count one tensor after the other")
 
 
 def one_layer(student):
@@ -138,10 +167,12 @@ def several_layers(student):
 
 def heads_share_the_matrices(student):
     """More heads are no more parameters"""
-    for heads in (1, 2, 4, 8):
-        got = student(2, 8, heads, 5, 11)
-        what = f"parameters for L = 2, h = 8, a = {heads}, s = 5, V = 11"
-        expect(got, COUNTED[2, 8, 5, 11], what, "a head is a part of the matrices, not one more")
+    _, one = _counted(student, 2, 8, 1, 5, 11)
+    for heads in (2, 4, 8):
+        what, got = _counted(student, 2, 8, heads, 5, 11)
+        if got != one:
+            look_at = "a head is a part of the matrices, not one more"
+            raise Feedback(what, f"{one}, your number for a = 1", got, look_at)
 
 
 # %% tags=["hidden"]

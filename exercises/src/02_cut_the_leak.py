@@ -11,13 +11,14 @@
 # %% [markdown]
 # # Cut out the leak
 #
-# A document holds sentences of a test. Cut them out, much as MT-NLG did it.
+# A document holds sentences of a test. Cut them out, much as MT-NLG did it. (It let stand what the
+# corpus holds more than ten times; that is left out here.)
 #
-# `grams` is a set of tuples of words in small letters; all have the same length $n$. A word is what
+# `grams` is a set of tuples of words in small letters, never empty; all have the same length $n$. A word is what
 # `re.finditer(r"[^\W_]+", text)` finds, letters and digits of any alphabet, in small letters.
 #
 # - Wherever $n$ words in a row are one of `grams`, the characters from the first of the first word
-#   to the last of the last word are a match.
+#   to the last of the last word are a match. Where nothing matches, return `[text]`, unchanged.
 # - A match takes `margin` characters with it on each side, if there are so many.
 # - {{TOUCH_SAID}}
 # - The pieces between the cuts stay, in their order, without white space at their ends, if they
@@ -69,10 +70,10 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
 def cut(text, grams, margin=200, shortest=200, splits=10):
     places = list(re.finditer(r"[^\W_]+", text))
     words = [place[0].lower() for place in places]
-    n = len(next(iter(grams), ()))
+    n = len(next(iter(grams)))
     cuts = []
     for i in range(len(words) - n + 1):
-        if n and tuple(words[i : i + n]) in grams:
+        if tuple(words[i : i + n]) in grams:
             start = max(0, places[i].start() - margin)
             end = min(len(text), places[i + n - 1].end() + margin)
             if cuts and {{JOINED}}:
@@ -88,59 +89,83 @@ def cut(text, grams, margin=200, shortest=200, splits=10):
     return [piece for piece in pieces if len(piece) >= shortest]
 
 # %% tags=["check"]
-from minimtnlg.course.check import expect
+from minimtnlg.course.check import Feedback, expect
 
 GRAM = ("one", "two", "three")
 
 
+def _pieces(got, expected, what, look_at=""):
+    """Compare whole lists, which show white space; where only that is wrong, say so."""
+    if isinstance(got, tuple | list) and list(got) == expected:
+        return
+    if isinstance(got, tuple | list) and [str(piece).strip() for piece in got] == expected:
+        look_at = "a piece has no white space at its ends"
+    raise Feedback(what, expected, got, look_at)
+
+
 def the_target(student):
     """The document of the target"""
-    expect(student("aa bb. One two three! cc dd", {GRAM}, 3, 2), ["aa b", "c dd"], "the pieces")
+    _pieces(student("aa bb. One two three! cc dd", {GRAM}, 3, 2), ["aa b", "c dd"],
+            "the pieces of 'aa bb. One two three! cc dd' with margin=3, shortest=2")  # fmt: skip
 
 
 def nothing_to_cut(student):
     """A document without a match stays as it is"""
     text = "  one two, and then three. "
-    expect(student(text, {GRAM}), [text], "the pieces of a text without a match",
+    _pieces(student(text, {GRAM}), [text], "the pieces of a text without a match",
            "the words must follow each other; without a match nothing is stripped")  # fmt: skip
 
 
 def whatever_stands_between_words(student):
     """Words match across punctuation and lines, in any case"""
     text = "x" * 20 + " ONE,\n(two)   Three " + "y" * 20
-    expect(student(text, {GRAM}, 0, 5), ["x" * 20, "y" * 20], "the pieces",
+    _pieces(student(text, {GRAM}, 0, 5), ["x" * 20, "y" * 20], f"the pieces of {text!r}",
            "compare words in small letters; what stands between them doesn't matter")  # fmt: skip
 
 
 def matches_side_by_side(student):
     """Matches whose margins overlap are one cut, and those that touch as the statement says"""
     text = "a" * 30 + " one two three one two three " + "b" * 30
-    expect(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], "the pieces",
-           "two matches side by side are one cut, and one cut is allowed here")  # fmt: skip
+    _pieces(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], f"the pieces of {text!r}",
+           f"two matches side by side are one cut; more is dropped if cut {DROPPED_SAID}")  # fmt: skip
     text = "a" * 30 + " one two three xxxxxx one two three " + "b" * 30
-    expect(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], "the pieces",
+    _pieces(student(text, {GRAM}, 5, 1, 1 + LIMIT), ["a" * 26, "b" * 26], f"the pieces of {text!r}",
            "both margins count: widen first, then join")  # fmt: skip
     text = "a" * 30 + " one two three  one two three " + "b" * 30
     pieces = ["a" * 30, "b" * 30]
-    expect(student(text, {GRAM}, 1, 1, 2 + LIMIT), pieces, "the pieces where two cuts are allowed",
+    _pieces(student(text, {GRAM}, 1, 1, 2 + LIMIT), pieces, "the pieces where two cuts are allowed",
            "the margin of one ends where that of the other begins")  # fmt: skip
-    expect(student(text, {GRAM}, 1, 1, 1 + LIMIT), pieces if TOUCH == "one" else [],
+    _pieces(student(text, {GRAM}, 1, 1, 1 + LIMIT), pieces if TOUCH == "one" else [],
            "the pieces where one cut is allowed", "the margins touch: is that one cut, or two?")  # fmt: skip
+
+
+def matches_that_share_a_word(student):
+    """A match may begin inside another one"""
+    text, grams = "xxxx a b c yyyy", {("a", "b"), ("b", "c")}
+    _pieces(student(text, grams, 0, 1, 9), ["xxxx", "yyyy"], f"the pieces of {text!r}, grams {grams}",
+            "a b matches, and so does b c; they overlap in b, so they are one cut")  # fmt: skip
 
 
 def short_pieces_go(student):
     """A piece below `shortest` is dropped, the others stay in order"""
     text = "aaaaaaaa one two three bb one two three cccccccc"
     for shortest in (5, 8):
-        expect(student(text, {GRAM}, 0, shortest), ["aaaaaaaa", "cccccccc"], "the pieces",
-               "a piece of just `shortest` characters stays")  # fmt: skip
+        _pieces(student(text, {GRAM}, 0, shortest), ["aaaaaaaa", "cccccccc"],
+               f"the pieces with shortest={shortest}", "the pieces of at least `shortest` characters stay, and no others")  # fmt: skip
 
 # %% tags=["hidden"]
 def words_of_any_alphabet(student):
     """Letters with accents and digits belong to words, a low line doesn't"""
     text = "x" * 10 + " Café _3_ Übung " + "y" * 10
-    expect(student(text, {("café", "3", "übung")}, 0, 5), ["x" * 10, "y" * 10], "the pieces",
-           r"a word is what [^\W_]+ finds")  # fmt: skip
+    _pieces(student(text, {("café", "3", "übung")}, 0, 5), ["x" * 10, "y" * 10],
+            f"the pieces of {text!r}", r"a word is what [^\W_]+ finds")  # fmt: skip
+
+
+def places_in_the_text_itself(student):
+    """Letters that become two in small letters move no cut"""
+    text = "\u0130\u0130\u0130zmir one two three yyyyyy"  # I with a dot above: two characters small
+    _pieces(student(text, {GRAM}, 0, 5), ["\u0130\u0130\u0130zmir", "yyyyyy"], f"the pieces of {text!r}",
+            "find the words in text; in text.lower() they may stand elsewhere")  # fmt: skip
 
 
 def many_cuts_drop_the_document(student):
@@ -148,24 +173,25 @@ def many_cuts_drop_the_document(student):
     text = " one two three ".join(["long enough"] * 4)
     splits = 3 + LIMIT
     what = f"pieces after three cuts with splits={splits}"
-    expect(student(text, {GRAM}, 0, 3, splits), ["long enough"] * 4, what)
+    _pieces(student(text, {GRAM}, 0, 3, splits), ["long enough"] * 4, what)
     what = f"the pieces after three cuts with splits={splits - 1}"
     look_at = f"cut {DROPPED_SAID}: the document goes"
-    expect(student(text, {GRAM}, 0, 3, splits - 1), [], what, look_at)
+    _pieces(student(text, {GRAM}, 0, 3, splits - 1), [], what, look_at)
 
 
 def the_margin_ends_with_the_text(student):
     """A match near an end takes what there is"""
     text = "ab one two three " + "c" * 30
-    expect(student(text, {GRAM}, 10, 5), ["c" * 21], "the pieces",
+    _pieces(student(text, {GRAM}, 10, 5), ["c" * 21], f"the pieces of {text!r}, margin 10",
            "a negative start would count from the end of the text")  # fmt: skip
-    expect(student("one two three", {GRAM}, 10, 1), [], "the pieces of a text that is all leak")
+    _pieces(student("one two three", {GRAM}, 10, 1), [], "the pieces of a text that is all leak")
 
 
 def white_space_does_not_count(student):
     """A piece is measured without white space at its ends"""
     text = "abc        one two three" + " " * 9 + "defgh"
-    expect(student(text, {GRAM}, 0, 4), ["defgh"], "the pieces", "strip first, then measure")
+    what = f"the pieces of {text!r} with shortest=4"
+    _pieces(student(text, {GRAM}, 0, 4), ["defgh"], what, "strip first, then measure")
 
 
 def as_the_package_does_it(student):
@@ -192,13 +218,14 @@ def as_the_package_does_it(student):
 # %% tags=["wrong"]
 def _cut(
     text, grams, margin, shortest, splits, small=str.lower, join=0, strip=True, low=0,
-    word=r"[^\W_]+",
+    word=r"[^\W_]+", searched=str, skips=False,
 ):  # fmt: skip
-    places = list(re.finditer(word, text))
+    places = list(re.finditer(word, searched(text)))
     words = [small(place[0]) for place in places]
-    n, cuts = len(next(iter(grams))), []
+    n, cuts, free = len(next(iter(grams))), [], 0
     for i in range(len(words) - n + 1):
-        if tuple(words[i : i + n]) in grams:
+        if i >= free and tuple(words[i : i + n]) in grams:
+            free = i + n if skips else 0
             start = max(low, places[i].start() - margin)
             end = min(len(text), places[i + n - 1].end() + margin)
             if cuts and start + join + (TOUCH == "two") <= cuts[-1][1]:
@@ -219,6 +246,22 @@ def _cut(
 def minds_capitals(text, grams, margin=200, shortest=200, splits=10):
     """Caught by: the_target. Words of the text are compared as they are written."""
     return _cut(text, grams, margin, shortest, splits, small=str)
+
+
+def searches_small_letters(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: places_in_the_text_itself. A text in small letters is thought to be as long."""
+    return _cut(text, grams, margin, shortest, splits, searched=str.lower)
+
+
+def goes_on_behind_a_match(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: matches_that_share_a_word. The words of a match are believed to be done with."""
+    return _cut(text, grams, margin, shortest, splits, skips=True)
+
+
+def leaves_white_space(text, grams, margin=200, shortest=200, splits=10):
+    """Caught by: whatever_stands_between_words. Pieces are cut and not stripped."""
+    padded = _cut(text, grams, margin, shortest, splits)
+    return [f"{piece} " for piece in padded] if padded != [text] else padded
 
 
 def joins_nothing(text, grams, margin=200, shortest=200, splits=10):

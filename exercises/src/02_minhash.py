@@ -5,17 +5,16 @@
 # needs: [Jaccard similarity, MinHash]
 # draws:
 #   FIRST: [smallest, largest]
-#   GOAL: [0.5, 0.9, 0.95]
+#   GOAL: [0.5, 0.75, 0.96875]
 # ---
 
 # %% [markdown]
 # # A signature, and the curve that it makes
 #
-# Write the three parts of a search for near-duplicates, and the rule that sets it up.
+# Write four methods: three parts of a search for near-duplicates, and the rule that sets it up.
 #
 # - `signature(numbers)`: for each hash function of `hashes` the **{{FIRST}}** value that it takes on
-#   the set `numbers`. (The lesson takes the smallest; the largest serves as well, if all sets are
-#   treated alike.)
+#   the set `numbers`. {{FIRST_SAID}}
 # - `meet(one, two)`: whether two sets agree in a whole band. The signature has $b$ bands of $r$ places
 #   side by side: places 0 to $r-1$ are the first band.
 # - `chance(s)`: how likely two sets of Jaccard similarity $s$ meet, with these $b$ and $r$.
@@ -28,6 +27,10 @@
 # {{CHOSEN}}, with a chance of {{CHANCE}}. (MT-NLG took 20 bands of 13 rows.)
 
 # %% tags=["target"]
+FIRST_SAID = {
+    "smallest": "(As in the lesson.)",
+    "largest": "(The lesson takes the smallest. The largest serves as well, if all sets are treated alike.)",
+}[FIRST]
 TAKE = {"smallest": "min", "largest": "max"}[FIRST]
 _values = [[(a * x + b) % 11 for x in (1, 3, 7)] for a, b in ((3, 1), (5, 3))]
 SIGNATURE = [sorted(v)[0 if FIRST == "smallest" else -1] for v in _values]
@@ -172,7 +175,7 @@ def the_chance_counted(student):
                 if any(all(agrees[i : i + r]) for i in range(0, b * r, r)):
                     total += s ** sum(agrees) * (1 - s) ** (b * r - sum(agrees))
             what = f"the chance of similarity {s} with {b} bands of {r} rows"
-            look_at = "one band agrees with chance s**r; none of b bands does with (1 - s**r)**b"
+            look_at = "two sets miss each other only if every one of the b bands disagrees"
             expect(student([], b, r).chance(s), total, what, look_at, tol=1e-9)
 
 
@@ -203,6 +206,13 @@ def many_choices(student):
                     raise Feedback(what, None, got, "no r that divides n reaches the chance")
                 continue
             expect(got, best[::-1], what, "try every r that divides n, from the largest down")
+
+
+def just_the_goal_is_enough(student):
+    """A chance of exactly the goal is enough"""
+    n = {0.5: 1, 0.75: 2, 0.96875: 5}[GOAL]  # n bands of one row, at 0.5: 1 - 1 / 2**n
+    what = f"(b, r) for s = 0.5, n = {n}: with 1 row the chance is just {GOAL}"
+    expect(_pair(student.choose(0.5, n)), (n, 1), what, f"at least {GOAL}")
 
 
 def the_curve_on_real_shuffles(student):
@@ -323,6 +333,16 @@ class LeavesSomeOver(Buckets):
     def choose(s, n):
         for r in range(n, 0, -1):
             if Buckets([], n // r, r).chance(s) >= GOAL:
+                return n // r, r
+
+
+class MoreThanTheGoal(Buckets):
+    """Caught by: just_the_goal_is_enough. More than, where at least is meant."""
+
+    @staticmethod
+    def choose(s, n):
+        for r in range(n, 0, -1):
+            if n % r == 0 and Buckets([], n // r, r).chance(s) > GOAL:
                 return n // r, r
 
 

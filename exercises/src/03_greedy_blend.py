@@ -60,14 +60,18 @@ def _order(weights, size):
 
 
 _draw = random.Random(3)
+_e = 10**15
+NEAR = [  # weights of which some sources are nearly, and not, equally far behind
+    (_e + 1, _e, _e, _e + 2), (2 * _e + 1, _e, _e + 1), (_e, _e + 1, 2 * _e), (3 * _e, _e + 1, 2 * _e)
+]  # fmt: skip
 _some = [tuple(_draw.choices(range(1, 40), k=_draw.randint(1, 8))) for _ in range(20)]
 ORDERS = {  # weights -> their order; the first four are in the checks by name
     weights: _order(weights, 60)
-    for weights in [(1, 2, 6, 1), (1, 1, 7), (7, 1, 1), (2, 6, 7), (3, 3, 3), *_some]
+    for weights in [(1, 2, 6, 1), (1, 1, 7), (7, 1, 1), (2, 6, 7), (3, 3, 3), *_some, *NEAR]
 }
 ORDER = ", ".join(str(source) for source, _ in ORDERS[1, 2, 6, 1][:10])
 # What decides a tie in the printed solution.
-SECOND = {"last": "k", "larger": "weights[k]", "smaller": "-weights[k]"}[TIE]
+SECOND = {"last": "k", "larger": "weights[k], -k", "smaller": "-weights[k], -k"}[TIE]
 
 
 # %% tags=["stub"]
@@ -94,7 +98,7 @@ def greedy_blend(weights, size):
 # %% [markdown] tags=["hint"]
 # ```python
 # behind = [{{TIMES_W}} for w, n in zip(weights, given)]  # W is sum(weights)
-# chosen = max(range(len(weights)), key=lambda k: (behind[k], {{SECOND}}, -k))
+# chosen = max(range(len(weights)), key=lambda k: (behind[k], {{SECOND}}))
 # ```
 # The number within the source is `given[chosen]` before you count it up.
 
@@ -105,7 +109,7 @@ def greedy_blend(weights, size):
     for i in range(size):
         seen = {{SEEN}}
         behind = [w * seen - total * n for w, n in zip(weights, given, strict=True)]
-        chosen = max(range(len(weights)), key=lambda k: (behind[k], {{SECOND}}, -k))
+        chosen = max(range(len(weights)), key=lambda k: (behind[k], {{SECOND}}))
         samples[i] = chosen, given[chosen]
         given[chosen] += 1
     return samples
@@ -114,41 +118,65 @@ def greedy_blend(weights, size):
 # %% tags=["check"]
 from minimtnlg.course.check import Feedback, expect
 
+PAIRS = "pairs (source, number within the source, from 0)"
 
-def _compare(student, weights, size, look_at):
+
+def _look_at(weights, i, wanted, got):
+    """Why sample `i` is `wanted` and not `got`."""
+    try:
+        (right, _), (source, _) = wanted, got
+        if source == right:
+            return f"source {right} is right; its number counts that source's own samples, from 0"
+        seen = i + 1 if SEEN == "i + 1" else max(i, 1)
+        given = [source for source, _ in ORDERS[weights][:i]]
+        behind = [w * seen - sum(weights) * given.count(k) for k, w in enumerate(weights)]
+        off = behind[right] - behind[source]
+    except (TypeError, ValueError, IndexError):
+        return PAIRS
+    if off == 0:
+        return f"sources {right} and {source} are behind by exactly the same. {TIE_SAID}"
+    return f"{BEHIND} is larger for source {right} than for {source}, by {off / sum(weights):.2g}"
+
+
+def _compare(student, weights, size):
     """Compare sample by sample, and show the way to the first one that differs."""
     answer = student(list(weights), size)
     if not isinstance(answer, list | tuple) or len(answer) != size:
-        raise Feedback(f"{size} samples of the weights {weights}", f"a list of {size} pairs", answer)
+        raise Feedback(f"{size} samples of the weights {weights}", f"a list of {size} {PAIRS}", answer)
     for i, (wanted, got) in enumerate(zip(ORDERS[weights], answer, strict=False)):
         if not isinstance(got, list | tuple) or tuple(got) != wanted:
             so_far = "".join(f"{source} " for source, _ in ORDERS[weights][:i]) or "none "
             what = f"sample {i} of the weights {weights}: (source, number); sources so far: {so_far}"
-            raise Feedback(what.rstrip(), wanted, got, look_at)
+            raise Feedback(what.rstrip(), wanted, got, _look_at(weights, i, wanted, got))
 
 
 def the_target(student):
     """Ten samples of the weights 1, 2, 6, 1"""
-    _compare(student, (1, 2, 6, 1), 10, f"behind by {BEHIND}. {TIE_SAID}")
+    _compare(student, (1, 2, 6, 1), 10)
 
 
 def ties_are_exact(student):
     """Sources that are equally far behind are equal, to the last digit"""
-    look_at = "an error of rounding has decided a tie: can you compare whole numbers instead?"
     for weights in ((1, 1, 7), (7, 1, 1), (2, 6, 7)):
-        _compare(student, weights, 40, look_at)
+        _compare(student, weights, 40)
+
+
+def nearly_equal_is_no_tie(student):
+    """Large weights: sources that are nearly equally far behind are not equal"""
+    for weights in NEAR:
+        _compare(student, weights, 40)
 
 
 def equal_weights(student):
     """Three equal sources take turns"""
-    _compare(student, (3, 3, 3), 12, f"all are equal at the start: {TIE_SAID}")
+    _compare(student, (3, 3, 3), 12)
 
 
 # %% tags=["hidden"]
 def other_weights(student):
     """Twenty other blends, from one source to eight"""
     for weights in ORDERS:
-        _compare(student, weights, 60, f"behind by {BEHIND}. {TIE_SAID}")
+        _compare(student, weights, 60)
 
 
 def any_size(student):
@@ -204,6 +232,15 @@ def first_of_equals(weights, size):
 def in_fractions_of_two(weights, size):
     """Caught by: ties_are_exact. Shares are floats, and ties are theirs to decide."""
     return _blend(weights, size, lambda w, W, n, i, k: (w / W * _seen(i) - n, _tie(w, k)))
+
+
+def rounds_to_nine_digits(weights, size):
+    """Caught by: nearly_equal_is_no_tie. Rounding makes floats exact."""
+
+    def key(w, W, n, i, k):
+        return round(w / W * _seen(i) - n, 9), _tie(w, k)
+
+    return _blend(weights, size, key)
 
 
 def the_other_start(weights, size):

@@ -52,10 +52,15 @@ LEGAL = "".join(f"{batch:>4}" for batch in WORKED)[2:]
 # What the printed solution asks, counts and does.
 ILLEGAL = "full % multiple" + {"refused": " or (full - start) % increment", "allowed": ""}[UNEVEN]
 COUNT = {"refused": "(full - start) // increment", "allowed": "-(-(full - start) // increment)"}[UNEVEN]
-TOWARDS = {"down": "math.floor", "up": "math.ceil"}[ROUND]
-
-# %%
-import math
+ROUNDED = {
+    "down": "max(multiple, batch // multiple * multiple)",
+    "up": "-(-batch // multiple) * multiple",
+}[ROUND]
+STEP = {"down": "over", "up": "over - multiple"}[ROUND]
+COUNT_SAID = {
+    "refused": "The two lines of the stub stay.",
+    "allowed": f"The number of increments is rounded up, `{COUNT}`; the last line of the stub stays.",
+}[UNEVEN]
 
 
 # %% tags=["stub"]
@@ -76,12 +81,12 @@ def batch_ramp(consumed, start, increment, full, ramp, multiple):
 # `batch` after them?
 
 # %% [markdown] tags=["hint"]
-# `x % y` is 0 where `y` divides `x`. How many multiples are in `batch`? `math.floor` and `math.ceil` make
-# `batch / multiple` a whole number, down or up; a batch that is a multiple already stays.
+# `x % y` is 0 where `y` divides `x`. `x // y` rounds the quotient down, and `-(-x // y)` rounds it up;
+# so no fraction is needed. How many multiples are in a batch?
 
 # %% [markdown] tags=["hint"]
-# Refuse if `{{ILLEGAL}}`. There are `{{COUNT}}` increments. Return
-# `{{TOWARDS}}(batch / multiple) * multiple`, and at least `multiple`.
+# Refuse if `{{ILLEGAL}}`. {{COUNT_SAID}} Then return
+# `{{ROUNDED}}`.
 
 
 # %% tags=["solution"]
@@ -90,7 +95,10 @@ def batch_ramp(consumed, start, increment, full, ramp, multiple):
         raise ValueError(f"no ramp from {start} by {increment} to {full} in multiples of {multiple}")
     increments = {{COUNT}}
     batch = min(full, start + increment * (consumed * increments // ramp))
-    return max(multiple, {{TOWARDS}}(batch / multiple) * multiple)
+    over = batch % multiple
+    if over:
+        batch -= {{STEP}}
+    return max(multiple, batch)
 
 
 # %% tags=["check"]
@@ -114,7 +122,13 @@ def _legal(consumed, start, increment, full, ramp, multiple):
 
 def _compare(student, consumed, look_at, **ramp):
     what = f"the batch after {consumed} sequences; " + ", ".join(f"{k} {v}" for k, v in ramp.items())
-    expect(student(consumed, **ramp), _legal(consumed, **ramp), what, look_at)
+    _expect(student(consumed, **ramp), _legal(consumed, **ramp), what, look_at)
+
+
+def _expect(got, batch, what, look_at):
+    """Compare, and recognise a batch of nothing."""
+    nothing = isinstance(got, int) and got == 0
+    expect(got, batch, what, "a batch is at least `multiple`" if nothing else look_at)
 
 
 TABLE = dict(start=2, increment=2, full=12, ramp=100, multiple=MULTIPLE)
@@ -124,29 +138,30 @@ def the_example(student):
     """The example of the statement"""
     look_at = f"the lesson's rule, rounded {ROUND} to a multiple of {MULTIPLE}"
     for consumed, batch in zip((0, 19, 20, 40, 60, 80, 99, 100), WORKED, strict=True):
-        expect(student(consumed, **TABLE), batch, f"the batch after {consumed} sequences", look_at)
+        _expect(student(consumed, **TABLE), batch, f"the batch after {consumed} sequences", look_at)
 
 
 def legal_batches_stay(student):
     """Where every batch is legal, it is the lesson's"""
     for consumed in (0, 99_311, 99_312, 3_000_000, 5_859_374, 5_859_375, 10**8):
-        look_at = "MT-NLG with d = 8 and b = 1: a multiple of 8 is not rounded"
+        look_at = "MT-NLG with d = 8 and b = 1: each batch of the rule is a multiple of 8 already"
         mtnlg = dict(start=32, increment=32, full=1920, ramp=5_859_375, multiple=8)
         _compare(student, consumed, look_at, **mtnlg)
 
 
 def illegal_is_refused(student):
     """What cannot be cut is refused"""
-    refused = [dict(start=2, increment=2, full=10, ramp=100, multiple=4)]
+    cases = [(dict(start=2, increment=2, full=10, ramp=100, multiple=4), "multiple 4 and full 10")]
     if UNEVEN == "refused":
-        refused.append(dict(start=2, increment=4, full=12, ramp=100, multiple=4))
-    for ramp in refused:
+        uneven = dict(start=2, increment=4, full=12, ramp=100, multiple=4)
+        cases.append((uneven, "increment 4 and full - start = 10"))
+    for ramp, look_at in cases:
         try:
             got = student(30, **ramp)
         except ValueError:
             continue
         said = ", ".join(f"{k} {v}" for k, v in ramp.items())
-        raise Feedback(said, "ValueError", got, "the points of the statement: what must divide what?")
+        raise Feedback(said, "ValueError", got, f"{look_at}: does the one divide the other?")
 
 
 # %% tags=["hidden"]
@@ -160,7 +175,7 @@ def borders_are_exact(student):
 
 
 def a_last_increment_of_another_size(student):
-    """What is left of full - start after the last whole increment"""
+    """An increment that does not divide `full - start`"""
     uneven = dict(start=4, increment=6, full=24, ramp=80, multiple=MULTIPLE)
     if UNEVEN == "allowed":
         for consumed in range(0, 100, 5):
@@ -170,7 +185,8 @@ def a_last_increment_of_another_size(student):
         got = student(0, **uneven)
     except ValueError:
         return
-    raise Feedback("from 4 by 6 to 24", "ValueError, also at the first step", got, "20 / 6")
+    what = "from 4 by 6 to 24, at the first step"
+    raise Feedback(what, "ValueError", got, "6 does not divide 24 - 4, whatever the step")
 
 
 def a_whole_run(student):
@@ -192,8 +208,7 @@ def no_ramp_at_all(student):
 
 # %% tags=["wrong"]
 def _rounded(batch, multiple):
-    whole = math.ceil if ROUND == "up" else math.floor
-    return max(multiple, whole(batch / multiple) * multiple)
+    return -(-batch // multiple) * multiple if ROUND == "up" else max(multiple, batch // multiple * multiple)
 
 
 def never_rounds(consumed, start, increment, full, ramp, multiple):
@@ -206,6 +221,12 @@ def rounds_the_other_way(consumed, start, increment, full, ramp, multiple):
     batch = never_rounds(consumed, start, increment, full, ramp, multiple)
     down = max(multiple, batch // multiple * multiple)
     return -(-batch // multiple) * multiple if ROUND == "down" else down
+
+
+def rounds_to_nothing(consumed, start, increment, full, ramp, multiple):
+    """Caught by: the_example. A small batch is rounded to 0, or to be safe always by one too many."""
+    batch = never_rounds(consumed, start, increment, full, ramp, multiple)
+    return batch // multiple * multiple + (multiple if ROUND == "up" else 0)
 
 
 def rounds_to_the_nearest(consumed, start, increment, full, ramp, multiple):
