@@ -1,6 +1,6 @@
 # ---
 # mark: 1
-# minutes: 15
+# minutes: 20
 # help: worked
 # needs: [layout, micro-batch, number format, ZeRO, activation checkpointing, sequence parallelism, stage, schedule, engine, adapter]
 # draws:
@@ -17,7 +17,7 @@
 # `{flag: value}`; a switch has the value `True`. `renamed` below does what only has another name.
 # The rest are conversions:
 #
-# - **Chunks**, if the schedule is interleaved: {{CHUNKS_RULE}}
+# - **Chunks**, `parallel.virtual` on a stage, if the schedule is interleaved: {{CHUNKS_RULE}}
 # - **Sequence parallelism** is a switch, `--sequence-parallel`. What is off has no flag.
 # - **Recomputation**: `--recompute-granularity` is `selective` or `full`; none has no flag. With
 #   `full`, Megatron also asks how: `--recompute-method` `uniform`, `--recompute-num-layers` 1.
@@ -30,7 +30,8 @@
 # **Target:** 24 layers on {{STAGES}} stages of {{VIRTUAL}} chunks are `{{CHUNKS_EXAMPLE}}`. MT-NLG's
 # 270 billion tokens without a ramp are `{{LENGTH_EXAMPLE}}`{{RAMP_EXAMPLE}}.
 #
-# To read what you get: `print(line(megatron_flags(load("mtnlg-530b", ["train.ramp=null"]))))`.
+# To read what you get: `print(line(megatron_flags(load("mtnlg-530b", ["train.ramp=null"]))))`. All
+# words of a configuration: `print(load("mtnlg-530b"))`.
 
 # %%
 from minimtnlg.config import load
@@ -80,9 +81,10 @@ CHUNKS_EXAMPLE = {
 }[CHUNKS]
 LENGTH_RULE = {
     "samples": "`--train-samples`, whole sequences, rounded down, from `train.tokens`, or from "
-    "`train.steps`, whichever is not 0. Here Megatron counts in samples, so the ramp's third number "
-    "is one of samples, too: `--rampup-batch-size` has the three numbers as a text with spaces. "
-    "(With `train.steps` there is no ramp.)",
+    "`train.steps`, whichever is not 0. Our ramp is `train.ramp`: first batch, increment, tokens. "
+    "Here Megatron counts in samples, so the third number is one of samples, too: "
+    "`--rampup-batch-size` has the three as a text with spaces. No check has both a ramp and "
+    "`train.steps`.",
     "iterations": "`--train-iters`, whole steps, rounded down, from `train.tokens`, or "
     "`train.steps`, whichever is not 0. Counting in iterations, Megatron takes no ramp: `refuse` it, "
     "with `train.ramp` in the text.",
@@ -207,12 +209,17 @@ def _check(student, source, overrides):
         # layers = stages x chunks x layers of a chunk
         chunks = config.model.layers / p.pp / p.virtual if CHUNKS == "layers" else p.virtual
         look_at = "a stage has v chunks of L / (p v) layers"
+        if isinstance(each, float):
+            raise Feedback(f"{CHUNKS_FLAG}, {said}", "a whole number", each, "// gives an int")
         expect(each, int(chunks), f"{CHUNKS_FLAG}, {said}", look_at)
     else:
         expect(each, None, f"{CHUNKS_FLAG}, {said}", "there are chunks only if it is interleaved")
-    on = {"--sequence-parallel": p.sequence_parallel, "--use-distributed-optimizer": p.zero == 1}
-    for flag, wanted in on.items():
-        expect(left.pop(flag, False), wanted, f"whether {flag} is there, {said}", "a switch")
+    for flag, word, wanted in (
+        ("--sequence-parallel", "parallel.sequence_parallel", p.sequence_parallel),
+        ("--use-distributed-optimizer", "parallel.zero=1", p.zero == 1),
+    ):
+        look_at = f"True if the configuration has {word}, else no such flag"
+        expect(left.pop(flag, False), wanted, f"whether {flag} is there, {said}", look_at)
     how = [left.pop(f"--recompute-{x}", None) for x in ("granularity", "method", "num-layers")]
     right = {"none": [None] * 3, "selective": ["selective", None, None]}
     what = f"--recompute-granularity, -method and -num-layers, {said}"
@@ -268,7 +275,7 @@ def switches_that_are_off(student):
 
 # %% tags=["hidden"]
 def the_ramp(student):
-    """A ramp in samples, or its refusal"""
+    """MT-NLG's ramp"""
     if LENGTH == "samples":
         _check(student, "mtnlg-530b", ["parallel.tp=8"])
     else:
@@ -277,13 +284,14 @@ def the_ramp(student):
 
 def _refuses(student, source, overrides, word):
     config, what = load(source, overrides), f"{source} with {', '.join(overrides)}"
+    look_at = f'what Megatron does not have: refuse("{word}=...")'
     try:
         got = student(config)
     except ValueError as error:
         if word in str(error):
             return
-        raise Feedback(what, f"a ValueError that names {word}", str(error)) from None
-    raise Feedback(what, f"a ValueError that names {word}", got, "Megatron would do something else")
+        raise Feedback(what, f"a ValueError that names {word}", str(error), look_at) from None
+    raise Feedback(what, f"a ValueError that names {word}", got, look_at)
 
 
 def zero_2_and_3(student):
@@ -414,6 +422,12 @@ def ramp_in_tokens(config):
 def replicas_have_a_flag(config):
     """Caught by: the_target. The number of replicas is passed on."""
     return megatron_flags(config) | {"--data-parallel-size": config.parallel.dp}
+
+
+def chunks_are_fractions(config):
+    """Caught by: the_target. Chunks are divided with /, which gives 4.0."""
+    flags = megatron_flags(config)
+    return flags | {flag: float(flags[flag]) for flag in (CHUNKS_FLAG,) if flag in flags}
 
 
 def divides(config):

@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 40
+# minutes: 45
 # help: empty
 # needs: [stage, schedule, column-parallel, row-parallel, adapter]
 # draws:
@@ -28,35 +28,37 @@
 # raises a ValueError whose text has our name of it.
 #
 # `from_megatron_name` renames, and knows that `output_layer.weight` is the embedding; the number of
-# the layer is yours. To try it, call it with `small_run`, which has two stages, each of one layer.
+# the layer is yours. To try it: `bring_home(small_run, 4)`, or with 2 heads. `small_run` has two
+# stages of one layer, in two slices.
 
 # %%
 import torch
 
 from minimtnlg.model.convert import from_megatron_name, megatron_name
 
-SHAPES = {  # of a layer with h = 8, under our names
+SHAPES = {  # of half a layer with h = 8, under our names
     "attention_norm.weight": [8],
     "attention_norm.bias": [8],
-    "attention.qkv.weight": [24, 8],
-    "attention.qkv.bias": [24],
-    "attention.out.weight": [8, 8],
+    "attention.qkv.weight": [12, 8],
+    "attention.qkv.bias": [12],
+    "attention.out.weight": [8, 4],
     "attention.out.bias": [8],
     "mlp_norm.weight": [8],
     "mlp_norm.bias": [8],
-    "mlp.up.weight": [32, 8],
-    "mlp.up.bias": [32],
-    "mlp.down.weight": [8, 32],
+    "mlp.up.weight": [16, 8],
+    "mlp.up.bias": [16],
+    "mlp.down.weight": [8, 16],
     "mlp.down.bias": [8],
 }
 g = torch.Generator().manual_seed(13)
-small_run = {  # two heads or four
-    (stage, 0, 0): {
-        megatron_name(f"blocks.0.{name}"): torch.rand(shape, generator=g)
-        for name, shape in SHAPES.items()
-    }
-    for stage in (0, 1)
-}
+small_run = {}
+for stage in (0, 1):
+    one, other = (
+        {megatron_name(f"blocks.0.{name}"): torch.rand(x, generator=g) for name, x in SHAPES.items()}
+        for _ in range(2)
+    )
+    both = {name: x for name, x in one.items() if list(x.shape) == [8]}  # whole on both slices
+    small_run |= {(stage, 0, 0): one, (stage, 0, 1): other | both}
 
 
 # %% tags=["target"]
@@ -66,7 +68,9 @@ CHUNKS_RULE = {
 }[CHUNKS]
 IN_ORDER = {"interleaved": "at", "stacked": "at[::-1]"}[CHUNKS]
 # At which place of a slice are the queries, the keys, the values?
-BLOCKS = [QKV.split(", ").index(kind) for kind in ("queries", "keys", "values")]
+_BLOCKS = [QKV.split(", ").index(kind) for kind in ("queries", "keys", "values")]
+BLOCKS = "" if _BLOCKS == [0, 1, 2] else f"[{_BLOCKS}]"
+CUT = f"x.unflatten(0, (3, heads, -1)){BLOCKS}"
 
 
 # %% tags=["stub"]
@@ -91,7 +95,7 @@ def bring_home(ranks, heads):
 # size)`. Put these into the order `(heads // slices, 3, size)` *before* the slices are joined:
 #
 # ```python
-# blocks = x.unflatten(0, (3, heads // slices, -1))[{{BLOCKS}}]  # queries, keys, values
+# blocks = x.unflatten(0, (3, heads // slices, -1)){{BLOCKS}}  # queries, keys, values
 # blocks.transpose(0, 1).flatten(0, 2)
 # ```
 #
@@ -107,7 +111,7 @@ def in_order(name, parts, heads):
     """Slices of QKV head by head, others as they are; heads: of a slice."""
     if ".qkv." not in name:
         return parts
-    blocks = [x.unflatten(0, (3, heads, -1))[{{BLOCKS}}] for x in parts]
+    blocks = [{{CUT}} for x in parts]  # queries, keys, values
     return [x.transpose(0, 1).flatten(0, 2) for x in blocks]
 
 
@@ -166,6 +170,7 @@ _LOOK = {
     "names": "how many layers come before this chunk, in the order of the model?",
     "qkv": "which rows of a slice belong to one head? Put them together before you join slices",
     "slices": "which dimension is cut, and what is not cut at all?",
+    "tied": "output_layer is the embedding once more, from the last chunk, and cut as it is",
 }
 
 
@@ -257,13 +262,29 @@ def _check(student, layers, slices=1, heads=4, look_at="names", order=None):
             draw.shuffle(items)
         draw.shuffle(shuffled)
         ranks = {place: dict(items) for place, items in shuffled}
-    what, got = f"a run with {_say(layers, slices)}", student(ranks, heads)
+    what = f"a run with {_say(layers, slices)}"
+    got = _answer(student, ranks, heads, whole, what, slices, sum(map(len, layers)))
     if not isinstance(got, dict) or set(got) != set(whole):
         absent = [name for name in whole if not isinstance(got, dict) or name not in got]
         found = f"without {absent[0]}" if absent else f"and {min(set(got) - set(whole))}"
         raise Feedback(f"names in {what}", f"{len(whole)} of them", found, _LOOK["names"])
     for name, x in whole.items():
         expect(got[name], x, f"{name} in {what}", _LOOK["qkv" if "qkv" in name else look_at], tol=0)
+
+
+def _answer(student, ranks, heads, whole, what, slices, chunks):
+    """What the student returns; a refusal of a run in which nothing differs is put into words."""
+    try:
+        return student(ranks, heads)
+    except ValueError as error:
+        name = next((x for x in whole if x in str(error)), None)
+        if name is None:  # no refusal, an error in the student's code
+            raise
+        look_at = _LOOK["tied"] if name == "embedding.weight" else ""
+        if name.startswith("blocks.") and 1 in (slices, chunks):  # else it may be both
+            look_at = _LOOK["names" if slices == 1 else "slices"]
+        text = f"ValueError: {error}"
+        raise Feedback(what, "an answer: no two ranks disagree", text, look_at) from None
 
 
 def _refuses(student, ranks, name, what):
@@ -291,6 +312,7 @@ def two_stages(student):
 def two_slices(student):
     """Two slices: what is cut, along which dimension, and what is not"""
     _check(student, [[1]], slices=2, look_at="slices")
+    _check(student, [[1, 1]], slices=2, look_at="slices")
 
 
 def copies_that_differ(student):
@@ -438,6 +460,25 @@ def adds_biases(ranks, heads):
         name: x * slices if name.endswith(("out.bias", "down.bias")) else x
         for name, x in whole.items()
     }
+
+
+def output_layer_is_whole(ranks, heads):
+    """Caught by: two_slices. By its Megatron name, the tied embedding is not among what is cut."""
+    tied = [local[name] for local in ranks.values() for name in local if "output_layer" in name]
+    if not all(torch.equal(tied[0], x) for x in tied):
+        raise ValueError("slices disagree about embedding.weight")
+    return bring_home(ranks, heads)
+
+
+def counts_each_slice(ranks, heads):
+    """Caught by: two_slices. Layers are counted once for each slice."""
+    slices = len({i for *_, i in ranks})
+    whole = {}
+    for name, x in bring_home(ranks, heads).items():
+        first, _, rest = name.partition(".")
+        layer, _, rest = rest.partition(".")
+        whole[f"blocks.{int(layer) * slices}.{rest}" if first == "blocks" else name] = x
+    return whole
 
 
 def rows_are_rows(ranks, heads):

@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [checkpoint, mean time between failures, node]
 # draws:
@@ -61,16 +61,17 @@ def best_interval(step, cost, restart, mtbf):
 
 # %% [markdown] tags=["hint"]
 # A failure strikes anywhere in an interval, in its middle on average. From {{FROM}} to there, how
-# many intervals is that? The lesson has the best interval for its own rule; here it may be another
-# one: where are the two shares that depend on the interval equal?
+# many intervals is that? {{LESSON}} The best interval is where the two shares that depend on it
+# are equal.
 
 # %% [markdown] tags=["hint"]
-# On average {{SPENT}} seconds are thrown away. The two shares are equal where `interval ** 2` is
-# `cost * mtbf` divided by {{FACTOR}}. In steps this is seldom a whole number. Try the one below and
-# the one above, and let `lost` decide: `min(..., key=lost)`. Below may be 0.
+# On average `{{SPENT}}` seconds are thrown away. The two shares are equal where `interval ** 2` is
+# `{{SQUARE}}`. In steps this is seldom a whole number. Try the one below and the one above, and let
+# `lost` decide: `min(..., key=lost)`. Below may be 0.
 
 # %% tags=["target"]
-FACTOR = "1/2" if BACK == 0 else "3/2"
+SQUARE = "2 * cost * mtbf" if BACK == 0 else "2 * cost * mtbf / 3"
+LESSON = "It is the lesson's rule." if BACK == 0 else "The lesson has another rule."
 
 
 # %% tags=["solution"]
@@ -80,7 +81,7 @@ def best_interval(step, cost, restart, mtbf):
         thrown_away = {{SPENT}}
         return cost / interval + (thrown_away + restart) / mtbf
 
-    below = max(1, int(math.sqrt(cost * mtbf / ({{FACTOR}})) / step))
+    below = max(1, int(math.sqrt({{SQUARE}}) / step))
     best = min(below, below + 1, key=lost)
     return best, lost(best)
 
@@ -107,10 +108,10 @@ import numpy as np
 from minimtnlg.course.check import Feedback, expect
 
 
-def _expected(step, cost, restart, mtbf, most):
+def _expected(step, cost, restart, mtbf, steps):
     """{steps: share lost}, from the mean over a hundred places at which a failure may strike."""
     places = (np.arange(100) + 0.5) / 100  # of an interval
-    steps = np.arange(1, most + 1)
+    steps = np.asarray(steps)
     interval = steps * step
     back = (places[None, :] * interval[:, None] + BACK * interval[:, None]).mean(1)
     return dict(zip(steps.tolist(), cost / interval + (back + restart) / mtbf, strict=True))
@@ -127,17 +128,17 @@ def _check(student, step, cost, restart, mtbf, what):
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         look_at = "round, and look at what becomes 0"
         raise Feedback(f"steps, {said}", "a whole number from 1", repr(steps), look_at)
-    most = 2 + int(math.sqrt(2 * cost * mtbf) / step)
-    by_steps = _expected(step, cost, restart, mtbf, max(most, steps) if steps < 10_000 else most)
-    best = min(by_steps, key=by_steps.get)
-    if by_steps.get(steps, math.inf) > by_steps[best] * (1 + 1e-12):
-        lost = by_steps.get(steps, math.nan)
-        raise Feedback(
-            f"steps, {said}", f"{best}, which loses {by_steps[best]:.6%}", f"{steps}, {lost:.6%}",
-            "compare the whole numbers on both sides; what does a failure throw away here?",
-        )  # fmt: skip
+    mine = float(_expected(step, cost, restart, mtbf, [float(steps)])[steps])
     look_at = "saves, work since the save that is loaded, restart: each as a share of the time"
-    expect(share, float(by_steps[steps]), f"share lost with {steps} steps, {said}", look_at)
+    expect(share, mine, f"share lost if a save comes after {steps} steps, {said}", look_at)
+    most = 2 + int(math.sqrt(2 * cost * mtbf) / step)
+    by_steps = _expected(step, cost, restart, mtbf, range(1, most + 1))
+    best = min(by_steps, key=by_steps.get)
+    if mine > by_steps[best] * (1 + 1e-12):
+        near = "your share is right: compare it for the whole numbers on both sides"
+        look_at = near if abs(steps - best) == 1 else "at which interval are the two shares equal?"
+        right, got = f"{best}, which loses {by_steps[best]:.6%}", f"{steps}, which loses {mine:.6%}"
+        raise Feedback(f"steps, {said}", right, got, look_at)
 
 
 def mtnlg(student):
@@ -292,7 +293,7 @@ def picture(student):
     from minimtnlg.course.plots import COLOURS
 
     steps, share = student(STEP, 27.0, 600.0, float(MTBF))
-    valley = _expected(STEP, 27.0, 600.0, float(MTBF), 4 * BEST)
+    valley = _expected(STEP, 27.0, 600.0, float(MTBF), range(1, 4 * BEST + 1))
     fig, ax = plt.subplots(figsize=(7, 3.4))
     ax.plot(list(valley), [100 * x for x in valley.values()], marker="", label="all whole numbers")
     ax.plot(steps, 100 * share, "*", ms=14, mfc="white", mec=COLOURS["red"], ls="", label="yours")

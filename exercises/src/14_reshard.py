@@ -1,5 +1,5 @@
 # ---
-# mark: 3
+# mark: 2
 # minutes: 30
 # help: empty
 # needs: [box, checkpoint, sharding]
@@ -225,9 +225,12 @@ def keeps_the_type(student):
     """float64 and bfloat16 stay what they are, bit for bit"""
     for dtype in (torch.float64, torch.bfloat16):
         x = _numbers((8, 4), dtype)
-        x[0, 0], x[3, 3], x[4, 1] = -0.0, float("nan"), float("inf")
-        look_at = "copy into a result of the same type; add nothing, since -0.0 + 0.0 is 0.0"
+        look_at = "copy into a result of the same type"
         _look(student, x, SLICES, (0, 0), (8, 4), str(dtype), look_at)
+        x[0, 0], x[4, 1] = -0.0, float("inf")
+        look_at = "copy these as they are: -0.0 + 0.0 is 0.0, and a zero is a number, no hole"
+        what = f"{dtype} with a -0.0 and an infinity"
+        _look(student, x, SLICES, (0, 0), (8, 4), what, look_at)
 
 
 # %% tags=["hidden"]
@@ -385,7 +388,7 @@ def always_float32(files, key, offset, shape):
 
 
 def nan_means_missing(files, key, offset, shape):
-    """Caught by: keeps_the_type. Fills with NaN and takes every NaN for a hole."""
+    """Caught by: nan_is_a_number. Fills with NaN and takes every NaN for a hole."""
     result, _ = _copied(files, key, offset, shape, lambda t: torch.full(shape, torch.nan, dtype=t))
     if missing := result.isnan().sum().item():
         raise ValueError(f"{missing} numbers are missing")

@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [roofline, wave]
 # draws:
@@ -22,7 +22,7 @@
 # - The memory reads both operands and writes the result once, numbers of `size` bytes, at `memory`
 #   bytes/s. {{RULE}}
 #
-# **Target:** {{ROWS}} x {{COLUMNS}} x 64 on 4 multiprocessors of 1e9 FLOP/s each, with tiles of 128 x
+# **Target:** m = {{ROWS}}, n = {{COLUMNS}}, k = 64 on 4 multiprocessors of 1e9 FLOP/s each, with tiles of 128 x
 # 128 alone, and a memory of 1e8 bytes/s: {{TILES}} tiles, {{WAVES}} waves, {{SECONDS}} seconds.
 
 # %%
@@ -67,9 +67,9 @@ def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
 # `waves = math.ceil(tiles / sms)`. Each wave takes the time of one tile on one multiprocessor.
 
 # %% [markdown] tags=["hint"]
-# A wave takes as long as one tile, whatever their number: `waves * (2 * rows * columns * k / rate)`.
-# The smallest over the shapes is `best`; the answer is
-# `{{TOGETHER}}((best, moved))`.
+# A wave takes as long as one tile, whatever their number: in the line with `min`, `count` is a factor
+# too many. `moved` is right as it stands. The rule about the memory says what becomes of `best` and
+# `moved`.
 
 # %% tags=["solution"]
 def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
@@ -79,7 +79,8 @@ def product_seconds(m, n, k, sms, rate, memory, tiles=((128, 128),), size=2):
         for rows, columns in tiles
     )
     moved = size * (m * k + k * n + m * n) / memory
-    return {{TOGETHER}}((best, moved))
+    both = best, moved
+    return {{TOGETHER}}(both)
 
 
 # %% [markdown] tags=["oral"]
@@ -109,7 +110,7 @@ def the_target(student):
         right = waves + moved / memory
         if MEMORY == "works beside":
             right = max(waves, moved / memory)
-        what = f"seconds of {ROWS} x {COLUMNS} x 64, memory {memory:g} bytes/s"
+        what = f"seconds of m = {ROWS}, n = {COLUMNS}, k = 64, memory {memory:g} bytes/s"
         expect(student(ROWS, COLUMNS, 64, 4, 1e9, memory), right, what,
                "first the waves alone; then both operands and the result")  # fmt: skip
 
@@ -122,7 +123,8 @@ def one_tile_more_is_a_wave_more(student):
 
 def edges_are_tiles(student):
     """What is left at an edge is a tile"""
-    expect(student(129, 257, 10, 100, 1e6, FAST), 0.32768, "seconds of six tiles on a hundred")
+    expect(student(129, 257, 10, 100, 1e6, FAST), 0.32768, "seconds of six tiles on a hundred",
+           "one wave, which takes as long as one whole tile")  # fmt: skip
     expect(student(129, 257, 10, 3, 1e6, FAST), 0.65536, "seconds of six tiles on three",
            "round up along each side by itself, then multiply")  # fmt: skip
 

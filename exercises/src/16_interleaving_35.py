@@ -35,6 +35,11 @@
 _M = [batch // 8 for batch in range(INCREMENT, 1921, INCREMENT)]  # micro-batches of one sequence
 REASONS = sum(m % 35 > 0 for m in _M)
 N = "m % p" if COUNTED == "too many" else "-m % p"
+GROUPS = r"240 = 6 \cdot 35 + 30" if COUNTED == "too many" else r"240 = 7 \cdot 35 - 5"
+COUNT = {
+    "too many": "`m % p` is how many are left after the last whole group of p.",
+    "missing": "Python's `-m % p` is how many are missing to the next multiple of p.",
+}[COUNTED]
 LAST = 240 - 35 * 6 if COUNTED == "too many" else 35 * 7 - 240
 
 # %%
@@ -72,7 +77,7 @@ def against_interleaving(layers, p, v, d, b, batches):
 
 # %% [markdown] tags=["hint"]
 # In the loop, `left` is what does not make whole micro-batches. Only if it is 0 may you ask about
-# groups of `p`. For 1920 sequences on 8 replicas m is 240, and $240 = 6 \cdot 35 + 30 = 7 \cdot 35 - 5$.
+# groups of `p`. For 1920 sequences on 8 replicas m is 240, and ${{GROUPS}}$.
 
 # %% [markdown] tags=["hint"]
 # ```python
@@ -87,7 +92,7 @@ def against_interleaving(layers, p, v, d, b, batches):
 #     elif m % p:
 #         ...                   # ("groups", batch, n)
 # ```
-# Python's `-m % p` is how many are missing to the next multiple of p.
+# {{COUNT}}
 
 # %% [markdown] tags=["oral"]
 # **Q.** A batch of 1120 sequences has no reason against it. Why does that not help?
@@ -132,12 +137,32 @@ def _reasons(student, *given):
         raise Feedback("what comes back", "a list of reasons, which are tuples", found) from None
 
 
+PARTS = {
+    "stages": ("kind", "p"),
+    "layers": ("kind", "layers left"),
+    "batch": ("kind", "batch", "sequences left"),
+    "groups": ("kind", "batch", "n"),
+}
+
+
+def _same(student, given, right, what, look_at=""):
+    """The student's reasons, compared one by one and part by part."""
+    got = _reasons(student, *given)
+    if len(got) == len(right):
+        for i, (mine, reason) in enumerate(zip(got, right, strict=True)):
+            if len(mine) != len(reason):
+                raise Feedback(f"reason {i} of the {what}", reason, mine, look_at)
+            for part, x, y in zip(PARTS[reason[0]], mine, reason, strict=True):
+                expect(x, y, f"reason {i}, its {part}, of the {what}", look_at)
+    expect(got, right, what, look_at)
+
+
 def mtnlg(student):
     """MT-NLG's stages, chunks and batches; and stages that can interleave"""
     of = (105, 35, 3, 8, 1)
     what = f"reasons against {of} and the batches 1120 and 1920"
-    expect(_reasons(student, *of, [1120, 1920]), [("groups", 1920, LAST)], what,
-           f"140 and 240 micro-batches in groups of 35: how many are {COUNTED}?")  # fmt: skip
+    _same(student, (*of, [1120, 1920]), [("groups", 1920, LAST)], what,
+          f"140 and 240 micro-batches in groups of 35: how many are {COUNTED}?")  # fmt: skip
     what = f"reasons against {of} and the batches of the ramp"
     got = _reasons(student, *of, list(RAMP))
     groups = [reason[1] for reason in got if reason[:1] == ("groups",) and len(reason) == 3]
@@ -145,37 +170,37 @@ def mtnlg(student):
     expect(groups, right, f"batches that make no whole groups, of the {what}",
            "35 micro-batches on 8 replicas are 280 sequences")  # fmt: skip
     expect(len(got), REASONS, f"how many {what}", "105 layers do make 35 x 3 chunks")
-    expect(_reasons(student, *of, [280, 1960]), [], f"reasons against {of} and batches 280 and 1960",
-           "245 micro-batches are seven groups of 35")  # fmt: skip
+    _same(student, (*of, [280, 1960]), [], f"reasons against {of} and batches 280 and 1960",
+          "245 micro-batches are seven groups of 35")  # fmt: skip
 
 
 def chunks_of_layers(student):
     """Chunks that do not get equally many layers"""
     for p, v, left in ((35, 2, 35), (7, 5, 0), (8, 3, 9), (15, 7, 0), (4, 2, 1)):
         right = [("layers", left)] if left else []
-        expect(_reasons(student, 105, p, v, 1, 1, [840]), right,
-               f"reasons against {v} chunks on each of {p} stages, 105 layers",
-               "p times v chunks have to get equally many")  # fmt: skip
+        _same(student, (105, p, v, 1, 1, [840]), right,
+              f"reasons against {v} chunks on each of {p} stages, 105 layers",
+              "p times v chunks have to get equally many")  # fmt: skip
 
 
 def one_stage(student):
     """A single stage has nothing to interleave"""
-    expect(_reasons(student, 96, 1, 2, 8, 1, [64, 128]), [("stages", 1)],
-           "reasons against p = 1, v = 2", "every m is a multiple of 1")  # fmt: skip
+    _same(student, (96, 1, 2, 8, 1, [64, 128]), [("stages", 1)],
+          "reasons against p = 1, v = 2", "every m is a multiple of 1")  # fmt: skip
 
 
 def whole_micro_batches(student):
     """A batch that makes no whole micro-batches is not asked for groups"""
-    expect(_reasons(student, 24, 4, 3, 6, 2, [48, 50, 59]), [("batch", 50, 2), ("batch", 59, 11)],
-           "reasons against p = 4 on d = 6 with b = 2",
-           "what 6 replicas with micro-batches of 2 take at once are 12 sequences")  # fmt: skip
+    _same(student, (24, 4, 3, 6, 2, [48, 50, 59]), [("batch", 50, 2), ("batch", 59, 11)],
+          "reasons against p = 4 on d = 6 with b = 2",
+          "what 6 replicas with micro-batches of 2 take at once are 12 sequences")  # fmt: skip
 
 
 def groups_of_micro_batches(student):
     """Groups are counted in micro-batches of one replica, not in sequences"""
     one = ("groups", 8, 2)
-    expect(_reasons(student, 24, 4, 3, 2, 2, [8, 16]), [one], "reasons against p = 4, d = 2, b = 2",
-           "8 sequences make 2 micro-batches on each of 2 replicas")  # fmt: skip
+    _same(student, (24, 4, 3, 2, 2, [8, 16]), [one], "reasons against p = 4, d = 2, b = 2",
+          "8 sequences make 2 micro-batches on each of 2 replicas")  # fmt: skip
 
 
 # %% tags=["hidden"]
@@ -183,10 +208,10 @@ def everything_at_once(student):
     """All four kinds of reasons, in their order"""
     one, two = {"too many": (1, 2), "missing": (2, 1)}[COUNTED]
     right = [("layers", 4), ("groups", 8, one), ("batch", 11, 1), ("groups", 22, two)]
-    expect(_reasons(student, 10, 3, 2, 2, 1, [12, 8, 18, 11, 22]), right,
-           "reasons against p = 3, v = 2, d = 2, b = 1, 10 layers, batches 12, 8, 18, 11 and 22")  # fmt: skip
-    expect(_reasons(student, 5, 1, 2, 2, 3, [7]), [("stages", 1), ("layers", 1), ("batch", 7, 1)],
-           "reasons against p = 1, v = 2, d = 2, b = 3, 5 layers, a batch of 7")  # fmt: skip
+    _same(student, (10, 3, 2, 2, 1, [12, 8, 18, 11, 22]), right,
+          "reasons against p = 3, v = 2, d = 2, b = 1, 10 layers, batches 12, 8, 18, 11 and 22")  # fmt: skip
+    _same(student, (5, 1, 2, 2, 3, [7]), [("stages", 1), ("layers", 1), ("batch", 7, 1)],
+          "reasons against p = 1, v = 2, d = 2, b = 3, 5 layers, a batch of 7")  # fmt: skip
 
 
 def as_the_package(student):

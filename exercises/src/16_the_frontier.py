@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [frontier]
 # draws:
@@ -21,7 +21,7 @@
 #
 # **Target:** `[(3, 9, "a"), (2, 9, "b"), (5, 1, "c"), (2, 9, "d")]` gives
 # `{{SAYS}}`. A search may find a hundred thousand layouts, so don't compare each with
-# each: there is a way that looks at each once.
+# each: there is a way that sorts them and then looks at each once. A check counts comparisons.
 
 # %% tags=["target"]
 STAY = {
@@ -35,8 +35,6 @@ SAYS = str(RESULT).replace("'", '"')
 BY, THEN = (0, 1) if FIRST == "fastest" else (1, 0)
 KEY = "one[:2]" if FIRST == "fastest" else "(one[1], one[0])"
 STAYS = f"layout[{THEN}] < kept[-1][{THEN}]" + " or layout[:2] == kept[-1][:2]" * (TWINS == "all")
-
-# %%
 
 
 # %% tags=["stub"]
@@ -90,14 +88,18 @@ def frontier(layouts):
 
 
 # %% tags=["check"]
-from minimtnlg.course.check import expect
+import math
+
+from minimtnlg.course.check import Feedback, expect
 
 
 def the_target(student):
     """The four layouts of the target"""
     given = [(3, 9, "a"), (2, 9, "b"), (5, 1, "c"), (2, 9, "d")]
-    expect(student(given), RESULT, f"the frontier, the {FIRST} first",
-           f"of equals {STAY}")  # fmt: skip
+    got = student(given)
+    beaten = isinstance(got, list) and given[0] in got
+    look_at = '(2, 9, "b") beats (3, 9, "a")' if beaten else f"the {FIRST} first; of equals {STAY}"
+    expect(got, RESULT, f"the frontier, the {FIRST} first", look_at)
 
 
 def nothing_and_one(student):
@@ -165,10 +167,63 @@ def of_the_real_search(student):
     expect(sorted({one[:2] for one in student(given)}), theirs, "seconds and GiB of the frontier")
 
 
+class _Counted(int):
+    """A number that counts its comparisons, and ends a function that makes too many."""
+
+    left = 0
+
+    def _count(self):
+        _Counted.left -= 1
+        if _Counted.left < 0:
+            raise Feedback(f"comparisons for {_MANY} layouts", f"{_MOST} a layout, or fewer", "more",
+                           "sort, then go through them once")  # fmt: skip
+
+    def __lt__(self, other):
+        self._count()
+        return int(self) < other
+
+    def __le__(self, other):
+        self._count()
+        return int(self) <= other
+
+    def __gt__(self, other):
+        self._count()
+        return int(self) > other
+
+    def __ge__(self, other):
+        self._count()
+        return int(self) >= other
+
+    def __eq__(self, other):
+        self._count()
+        return int(self) == other
+
+    def __ne__(self, other):
+        self._count()
+        return int(self) != other
+
+    __hash__ = int.__hash__
+
+
+_MANY, _MOST = 5000, 200  # to sort them takes about 30 a layout, each with each 5000 or more
+
+
 def many_are_quick(student):
-    """Twenty thousand layouts on one line"""
-    given = [(i, 20_000 - i, "x") for i in range(20_000)]
-    expect(len(student(given)), 20_000, "layouts of which none beats another")
+    """Five thousand layouts, with far fewer comparisons than each with each"""
+    import random
+
+    for most in (_MANY, 2 * _MANY):  # none beats another; half of them are beaten
+        numbers = list(range(_MANY))
+        random.Random(16).shuffle(numbers)
+        given = [
+            (_Counted(i), _Counted(most - i if i % 2 else _MANY - i), str(i)) for i in numbers
+        ]
+        _Counted.left = _MANY * _MOST
+        try:
+            got = student(given)
+        finally:
+            _Counted.left = math.inf
+        expect(len(got), _MANY if most == _MANY else _MANY // 2, f"layouts of {_MANY} that stay")
 
 
 # %% tags=["wrong"]
@@ -228,6 +283,27 @@ def fails_on_nothing(layouts):
     """Caught by: nothing_and_one. Takes the first layout before it looks whether there is one."""
     ordered = sorted(layouts, key=_both)
     return [ordered[0], *frontier(layouts)[1:]]
+
+
+def compares_each_with_each(layouts):
+    """Caught by: many_are_quick. Layouts are compared with all others, as the rule reads."""
+    stay = []
+    for one in sorted(layouts, key=_both):
+        if any(a <= one[0] and b <= one[1] and (a < one[0] or b < one[1]) for a, b, _ in layouts):
+            continue
+        if TWINS == "all" or all(one[:2] != other[:2] for other in stay):
+            stay.append(one)
+    return stay
+
+
+def compares_with_all_that_stay(layouts):
+    """Caught by: many_are_quick. Sorted, and yet each is compared with all that were kept."""
+    stay = []
+    for one in sorted(layouts, key=_both):
+        if not any(other[THEN] <= one[THEN] and (other[:2] != one[:2] or TWINS == "one")
+                   for other in stay):  # fmt: skip
+            stay.append(one)
+    return stay
 
 
 def only_the_best_in_one(layouts):
