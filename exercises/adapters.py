@@ -20,10 +20,10 @@ ANSWERS = {
     "minhash": None,
     # 02 Cut out the leak: cut(text, grams, margin=200, shortest=200, splits=10)
     "cut_the_leak": None,
-    # 03 The blend, to the last tie: greedy_blend(weights, size)
-    "greedy_blend": None,
     # 03 One join of a vocabulary: join_most_frequent(words)
     "bpe_merge": None,
+    # 03 The blend, to the last tie: greedy_blend(weights, size)
+    "greedy_blend": None,
     # 04 A ramp of legal batches: batch_ramp(consumed, start, increment, full, ramp, multiple)
     "batch_ramp": None,
     # 04 A loss scale that finds its size: LossScaling, a class
