@@ -294,7 +294,8 @@ def _compare(student, name, look_at, world=RANKS, lists=None):
 
 def output(student):
     """Each rank's piece of the output is that of one process"""
-    _compare(student, "output", "what is summed over the ranks, and what is added once, after it?")
+    look_at = f"in turn: LayerNorm, the {ACTIVATION} as given, the sum, what is added once after it"
+    _compare(student, "output", look_at)
 
 
 def gradient_of_x(student):

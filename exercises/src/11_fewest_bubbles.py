@@ -1,6 +1,6 @@
 # ---
 # mark: 4
-# minutes: 60
+# minutes: 50
 # help: empty
 # needs: [stage, schedule, bubble]
 # draws:
