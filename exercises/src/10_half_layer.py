@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 40
+# minutes: 35
 # help: empty
 # needs: [saved tensor, autograd.Function, f and g, column-parallel, row-parallel,
 #   sequence parallelism]
@@ -267,6 +267,18 @@ def _where(error):
     return "line {}, in {}: {}".format(*theirs[-1]) if theirs else ""
 
 
+def _look_at(student, name, look_at):
+    """look_at, or what has to be mended before since it may have spoiled the gradient of `name`."""
+    before = {"down_bias": [], "norm_weight": ["output", "x"], "norm_bias": ["output", "x"]}
+    for earlier in before.get(name, ["output"]):
+        try:
+            _compare(student, earlier, "")
+        except Feedback:
+            kind = "the output" if earlier == "output" else "the gradient of x"
+            return f"{kind} is wrong: mend that first, this may come of it"
+    return look_at
+
+
 def _compare(student, name, look_at, world=RANKS, lists=None):
     """`name` on every rank against one process."""
     lists = lists or (tuple(range(world)),)
@@ -282,39 +294,41 @@ def _compare(student, name, look_at, world=RANKS, lists=None):
 
 def output(student):
     """Each rank's piece of the output is that of one process"""
-    _compare(student, "output", "what is summed over the ranks, and what is added once, after it?")
+    look_at = f"in turn: LayerNorm, the {ACTIVATION} as given, the sum, what is added once after it"
+    _compare(student, "output", look_at)
 
 
 def gradient_of_x(student):
     """Each rank's piece of the gradient of x"""
-    look_at = "every rank used every token: the gradient of a token is a sum over the ranks"
-    _compare(student, "x", look_at)
+    look_at = "which ranks used this token, and which part of its gradient does each of them know?"
+    _compare(student, "x", _look_at(student, "x", look_at))
 
 
 def whole_parameters(student):
     """The gradients of norm_weight, norm_bias and down_bias are complete on every rank"""
     for name in _WHOLE:
-        _compare(student, name, "a whole parameter that was used on some tokens: f")
+        look_at = _look_at(student, name, "a whole parameter that was used on some tokens: f")
+        _compare(student, name, look_at)
 
 
 def cut_parameters(student):
     """The gradients of this rank's slices"""
     for name in ("up_weight", "up_bias", "down_weight"):
-        _compare(student, name, "a slice is used on all tokens, and by this rank alone")
+        look_at = "a slice is used on all tokens, and by this rank alone"
+        _compare(student, name, _look_at(student, name, look_at))
 
 
 def _check_traffic(student, t):
     numbers = _S * _B * _H * (t - 1) / t
     vectors = 2 * (t - 1) / t * 3 * _H  # all-reduces of three gradients of h numbers
-    look_at = "an all-reduce sends twice what an all-gather or a reduce-scatter does"
     for rank, report in enumerate(_reports(student, t)):
         forward, backward = report["sent"]
+        look_at = "a gather and a reduce-scatter; an all-reduce sends twice what each of them does"
         expect(forward, 2 * numbers, f"numbers that rank {rank} of {t} sends in forward", look_at)
         low, high = 3 * numbers, 3 * numbers + vectors
         if not low <= backward <= high:
             what = f"numbers that rank {rank} of {t} sends in backward"
-            if backward < low:
-                look_at = "two gathers and a reduce-scatter: gradient, x again, gradient of x"
+            look_at = "two gathers and a reduce-scatter: gradient, x again, gradient of x"
             raise Feedback(what, f"{low:g}, and at most {vectors:g} more", f"{backward:g}", look_at)
 
 
@@ -324,7 +338,7 @@ def _check_memory(student, t):
     for rank, report in enumerate(_reports(student, t)):
         if report["kept"] > limit + small:
             what = f"numbers that rank {rank} of {t} keeps for backward"
-            look_at = "which tensor of all tokens is kept, and could be gathered again?"
+            look_at = "which tensor is kept beside these four, or with all tokens?"
             expected = f"{limit}, and at most {small} more for LayerNorm"
             raise Feedback(what, expected, str(report["kept"]), look_at)
 

@@ -1,6 +1,6 @@
 # ---
 # mark: 4
-# minutes: 60
+# minutes: 50
 # help: empty
 # needs: [stage, schedule, bubble]
 # draws:
@@ -18,19 +18,21 @@
 # unit of time, messages take none. What was a bubble may be filled with a `W`.
 #
 # Memory is the limit. What `F3` saves is kept until `W3` is over. Of $p$ stages, stage $i$ has room
-# for {{ROOM}} micro-batches at a time. (1F1B, with `W` right after `B`, keeps $p - i$.)
+# for ${{ROOM}}$ micro-batches at a time. (1F1B, with `W` right after `B`, keeps $p - i$.)
 #
 # **Target:** {{STAGES}} stages, {{MICRO_BATCHES}} micro-batches: 1F1B with whole backward passes
 # ends at {{PLAIN}}; yours ends at {{BOUND}}, and within the room on each stage. Any $p$, and any
-# $m \ge p$. No schedule is faster; can you say why?
+# $m \ge p$. No schedule is faster. No check asks you why, but think of an answer: somebody may.
 #
-# To look at your schedule: `print(drawn(fewest_bubbles({{STAGES}}, {{MICRO_BATCHES}})))`.
+# To look at your schedule: `print(drawn(fewest_bubbles({{STAGES}}, {{MICRO_BATCHES}})))`. The lines are
+# long; smaller sizes show the same.
 
 
 # %%
 def drawn(stages):
-    """A row of text for each stage, one unit of time a letter; where all stand still it ends."""
+    """A row of text for each stage, a pass in each unit of time; below what the stages keep."""
     at, free, over, rows = [0] * len(stages), [0] * len(stages), {}, [""] * len(stages)
+    width = 1 + max(len(x) for passes in stages for x in passes)
     moved = True
     while moved:
         moved = False
@@ -46,11 +48,18 @@ def drawn(stages):
                 if not all(need in over for need in needs):
                     break
                 start = max([free[i], *(over[need] for need in needs)])
-                rows[i] = rows[i].ljust(start, ".") + kind
+                waits = start - len(rows[i]) // width
+                rows[i] += ".".ljust(width) * waits + passes[at[i]].ljust(width)
                 free[i] = over[kind, j, i] = start + 1
                 at[i] += 1
                 moved = True
-    return "\n".join(rows)
+    keeps = [[0] for _ in stages]
+    for kept, passes in zip(keeps, stages, strict=True):
+        for x in passes:
+            kept.append(kept[-1] + {"F": 1, "B": 0, "W": -1}[x[0]])
+    stuck = [f"stage {i} at {x[at[i]]}" for i, x in enumerate(stages) if at[i] < len(x)]
+    end = f"they wait for ever: {', '.join(stuck)}" if stuck else f"ends at {max(free)}"
+    return "\n".join([*rows, f"{end}; the stages keep at most {' '.join(str(max(x)) for x in keeps)}"])
 
 
 # %% tags=["target"]
@@ -78,7 +87,7 @@ def fewest_bubbles(p, m):
 # %% [markdown] tags=["hint"]
 # Leave `F` and `B` in the order of 1F1B. From `B` number `late` on, follow each `B` with the oldest
 # `W` that is left, and put the remaining ones at the end. With `W` late by `late` micro-batches,
-# stage $i$ keeps $p - i + \text{late}$. It has room for {{ROOM}}, so how late can its `W` be?
+# stage $i$ keeps $p - i + \text{late}$. It has room for ${{ROOM}}$, so how late can its `W` be?
 
 
 # %% tags=["solution"]
@@ -99,7 +108,7 @@ def fewest_bubbles(p, m):
 
 # %% [markdown] tags=["oral"]
 # **Q.** Why can no schedule be faster than {{BOUND}}, with {{STAGES}} stages, {{MICRO_BATCHES}}
-# micro-batches and room for {{ROOM}} on stage $i$?
+# micro-batches and room for ${{ROOM}}$ on stage $i$?
 #
 # **A.** The last stage begins after $p - 1$ forward passes elsewhere and computes $3m$. With room
 # for $p$ that is all. With room for $p - i$ the last stage has room for one: its `W` must come
@@ -197,7 +206,7 @@ def _end(student, p, m):
 
 def _check_bound(student, p, m):
     what = f"time until {p} stages are done with {m} micro-batches"
-    look_at = "where does a stage wait while it has a W left, or makes a W while somebody waits?"
+    look_at = "drawn shows it: where does a stage wait, for whom, and what does that one do meanwhile?"
     expect(_end(student, p, m), 3 * m + WAYS * (p - 1), what, look_at)
 
 
@@ -206,7 +215,7 @@ def beats_1f1b(student):
     end = _end(student, STAGES, MICRO_BATCHES)
     if end >= PLAIN:
         what = f"time until {STAGES} stages are done with {MICRO_BATCHES} micro-batches"
-        look_at = "the stage above waits for B alone: let W come when nobody waits"
+        look_at = "drawn shows it: where does a stage wait, for whom, and what does that one do?"
         raise Feedback(what, f"less than {PLAIN}, the best is {BOUND}", end, look_at)
 
 
@@ -327,4 +336,4 @@ def picture(student):
     ax.set_title(f"Your schedule ends at {end}; 1F1B ends at {PLAIN}, the bound is {BOUND}")
     ax.grid(False)
     rows = drawn(_stages(student, STAGES, MICRO_BATCHES))
-    return fig, f"Time line of your schedule, a letter a unit of time:\n{rows}"
+    return fig, f"Time line of your schedule, a pass a unit of time:\n{rows}"

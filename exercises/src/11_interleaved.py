@@ -6,7 +6,7 @@
 # draws:
 #   STAGES: [4, 3, 5]
 #   CHUNKS: [2, 3]
-#   GROUP: [p, 2p]
+#   GROUP: [2p, p]
 # ---
 
 # %% [markdown]
@@ -16,46 +16,75 @@
 # virtual stage $x$ is chunk `x // p` of stage `x % p`. `Forward(j, chunk)` and `Backward(j, chunk)`
 # are the passes of micro-batch `j`; the messages follow from the order.
 #
-# In this exercise a group is {{GROUP}} micro-batches, and `m` is a multiple of it. A stage sends a
+# In this exercise a group is ${{GROUP}}$ micro-batches, and `m` is a multiple of it. A stage sends a
 # whole group through its chunk 0, then the same group through chunk 1, and so on; then comes the
 # next group. Backward passes keep the groups, too, but begin with the last chunk. What is left to
-# you: how many forward passes does each stage make ahead?
+# you: how many forward passes does each stage make ahead? (The lesson counted what is in flight
+# with groups of $p$. You may begin there; say what each term is for. The package's own schedule
+# refuses to help while yours is checked.)
 #
 # **Target:** each pass once; no stage waits for ever; the bubble is $(p-1)/(v\,m)$ if messages take
 # no time. If they do, the stages work on meanwhile: with {{STAGES}} stages of {{CHUNKS}} chunks,
 # {{MICRO_BATCHES}} micro-batches, passes that take 1 and messages that take 1/2, all is over after
 # {{TOTAL}}. At most {{MOST}} are in flight on the stages, each a micro-batch in a chunk.
 #
-# To look at your order: `print(played(interleaved, p={{STAGES}}, v={{CHUNKS}}, m={{MICRO_BATCHES}}))`.
+# Here a message is under way for its time and holds nobody up. (The network of the lesson's
+# `simulate` is stricter: both ends must have come to a transfer. Times may be longer there.)
+# `played` below has the clock of the checks:
+#
+# - `print(played(interleaved, p={{STAGES}}, v={{CHUNKS}}, m={{MICRO_BATCHES}}))`, a letter for a chunk
+# - `print(played(interleaved, p=2, v=2, m={{SMALL}}, message=0.5).text(180))`, with micro-batches
 
 # %%
-from dataclasses import dataclass
-from typing import Any
-
 from minimtnlg.parallel.schedules import Backward, Forward, Schedule
-from minimtnlg.parallel.simulate import simulate
+from minimtnlg.parallel.simulate import Simulation, Span
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given(Schedule):
-    """The schedule that an order makes; its messages follow from it."""
+def played(order, p, v, m, backward=1, message=0):
+    """A Simulation: a pass through a chunk takes 1, a backward one `backward`, a message `message`.
 
-    virtual: int
-    passes: Any
+    Each stage keeps its order and begins a pass as soon as all that it needs is over and has come.
+    """
+    orders = [list(order(p, v, m, stage)) for stage in range(p)]
+    spans, over, moved = [[] for _ in orders], {}, True
+    while moved:
+        moved = False
+        for stage, passes in enumerate(orders):
+            while len(spans[stage]) < len(passes):
+                op = passes[len(spans[stage])]
+                here = op.chunk * p + stage
+                needs = needed(op, here, p * v)
+                if not all(need in over for need in needs):
+                    break
+                came = [over[need] + message * (need[2] != here) for need in needs]
+                start = max([0, *(span.end for span in spans[stage][-1:]), *came])
+                end = start + (1 if isinstance(op, Forward) else backward)
+                spans[stage].append(Span(start, end, op))
+                over[type(op), op.micro_batch, here] = end
+                moved = True
+    most = []
+    for done in spans:
+        now = [0]
+        for *_, op in done:
+            now.append(now[-1] + (1 if isinstance(op, Forward) else -1))
+        most.append(max(now))
+    left = [(i, x[len(spans[i])]) for i, x in enumerate(orders) if len(spans[i]) < len(x)]
+    stuck = [f"stage {i} at {type(x).__name__}({x.micro_batch}, {x.chunk})" for i, x in left]
+    waits = f"they wait for ever: {', '.join(stuck)}" if stuck else ""
+    return Simulation(spans, [[] for _ in orders], most, waits)
 
-    def order(self, stage):
-        return self.passes[stage]
 
-
-def played(order, p, v, m, backward=1):
-    """A Simulation of all stages; a forward pass through a chunk takes 1, a backward `backward`."""
-    passes = [list(order(p, v, m, stage)) for stage in range(p)]
-    return simulate(Given(pp=p, m=m, virtual=v, passes=passes), backward=backward)
+def needed(op, here, virtual):
+    """What must be over before a pass on virtual stage `here`: (kind, micro-batch, virtual stage)."""
+    if isinstance(op, Forward):
+        return [(Forward, op.micro_batch, here - 1)] if here > 0 else []
+    below = [(Backward, op.micro_batch, here + 1)] if here < virtual - 1 else []
+    return [(Forward, op.micro_batch, here), *below]
 
 
 # %% tags=["target"]
 TIMES = {"p": 1, "2p": 2}[GROUP]  # a group is so many times p micro-batches
-MICRO_BATCHES = 2 * TIMES * STAGES
+MICRO_BATCHES, SMALL = 2 * TIMES * STAGES, 2 * TIMES * 2
 # Only messages that nothing hides cost time: on the first way down and on the last way up. A group
 # of p comes round to stage 0 just in time, so its way is that through all chunks.
 TOTAL = 2 * (CHUNKS * MICRO_BATCHES + STAGES - 1) + (
@@ -131,14 +160,24 @@ def interleaved(p, v, m, stage):
 
 # %% tags=["check"]
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
 
 from minimtnlg.course.check import Feedback, expect
+from minimtnlg.parallel.simulate import simulate
+
+
+def _refuse(schedule, stage):
+    what, got = "who writes the order", f"the package's {type(schedule).__name__}"
+    raise Feedback(what, "you do", got, "loops that make lists of Forward and Backward")
 
 
 def _passes(student, p, v, m, stage):
     """The student's list for one stage, if it is a list of passes, each once."""
     name = f"stage {stage} of {p}, {v} chunks, {m} micro-batches"
-    answer = student(p, v, m, stage)
+    with patch.object(Schedule, "order", _refuse):
+        answer = student(p, v, m, stage)
     try:
         passes = list(answer)
     except TypeError:
@@ -159,66 +198,33 @@ def _say(op):
     return f"{type(op).__name__}({op.micro_batch}, {op.chunk})"
 
 
-def _needs(op, stage, p, v):
-    """The passes that must be over before this one: (kind, micro-batch, virtual stage)."""
-    x, j = op.chunk * p + stage, op.micro_batch
-    if isinstance(op, Forward):
-        return [(Forward, j, x - 1)] if x > 0 else []
-    return [(Forward, j, x)] + ([(Backward, j, x + 1)] if x < p * v - 1 else [])
-
-
-def _clock(student, p, v, m, backward=1, message=0):
-    """(time until all is done, most in flight on each stage), or Feedback where a stage is stuck.
-
-    Each stage keeps its order and begins a pass as soon as all that it needs is over and has come.
-    """
+def _clock(student, p, v, m, backward=1, message=0, say_where=False):
+    """(time until all is done, most in flight on each stage), or Feedback where a stage is stuck."""
     orders = [_passes(student, p, v, m, stage) for stage in range(p)]
-    at, free, over = [0] * p, [0] * p, {}
-    moved = True
-    while moved:
-        moved = False
-        for stage, order in enumerate(orders):
-            while at[stage] < len(order):
-                op = order[at[stage]]
-                needs = _needs(op, stage, p, v)
-                if not all(need in over for need in needs):
-                    break
-                here = op.chunk * p + stage
-                came = [over[need] + message * (need[2] != here) for need in needs]
-                start = max([free[stage], *came])
-                free[stage] = start + (1 if isinstance(op, Forward) else backward)
-                over[type(op), op.micro_batch, here] = free[stage]
-                at[stage] += 1
-                moved = True
-    stuck = [stage for stage in range(p) if at[stage] < len(orders[stage])]
-    if stuck:
-        waits = ", ".join(f"stage {stage} at {_say(orders[stage][at[stage]])}" for stage in stuck)
+    end = played(lambda p, v, m, stage: orders[stage], p, v, m, backward, message)
+    if end.deadlock:
         what = f"{p} stages, {v} chunks, {m} micro-batches: does every stage come to its end?"
         look_at = "what does this pass need, and what does its stage do before it makes that?"
-        raise Feedback(what, "yes", f"no, they wait for ever: {waits}", look_at)
-    most = []
-    for order in orders:
-        now = [0]
-        for op in order:
-            now.append(now[-1] + (1 if isinstance(op, Forward) else -1))
-        most.append(max(now))
-    return max(free), most
+        if not say_where:  # one of the checks does
+            raise Feedback(what, "yes", "no", "the first check says where: mend that first")
+        raise Feedback(what, "yes", f"no, {end.deadlock}", look_at)
+    return end.total, end.in_flight
 
 
 def _check_bubble(student, p, v, m, backward):
-    total, _ = _clock(student, p, v, m, backward)
+    total, _ = _clock(student, p, v, m, backward, say_where=True)
     what = (
         f"time until {p} stages of {v} chunks are done with {m} micro-batches; "
         f"forward 1, backward {backward}"
     )
-    look_at = "which forward passes fill the time until the first gradient comes?"
+    look_at = "played: where does a stage wait, for which pass, and what could it do meanwhile?"
     expect(total, (v * m + p - 1) * (1 + backward), what, look_at)
 
 
 def _check_messages(student, p, v, m):
     total, _ = _clock(student, p, v, m, message=0.5)
     what = f"time until {p} stages of {v} chunks are done with {m} micro-batches; messages take 1/2"
-    look_at = "which passes does a stage make while the gradient comes up? Fill that way as well"
+    look_at = "played: where does a stage wait for a message, and what could it do meanwhile?"
     hidden = p * v - 1 if TIMES == 1 else p - 1
     expect(total, float(2 * (v * m + p - 1) + hidden), what, look_at)
 
@@ -239,9 +245,12 @@ def _check_groups(student, p, v, m):
         for kind, sign in ((Forward, 1), (Backward, -1)):
             mine = [(op.micro_batch, op.chunk) for op in passes if isinstance(op, kind)]
             right = sorted(mine, key=lambda x: (x[0] // (TIMES * p), sign * x[1], x[0]))
-            what = f"(micro-batch, chunk) of the {kind.__name__} passes of stage {stage} of {p}"
-            look_at = f"a group is {GROUP} = {TIMES * p} micro-batches; chunk by chunk"
-            expect(mine, right, f"{what}, {v} chunks, {m} micro-batches", look_at)
+            for i, (got, wanted) in enumerate(zip(mine, right, strict=True)):
+                if got != wanted:
+                    what = f"{kind.__name__} pass number {i} of stage {stage} of {p}"
+                    expected, got = (f"micro-batch {j} in chunk {c}" for j, c in (wanted, got))
+                    look_at = f"a group is {GROUP} = {TIMES * p} micro-batches; chunk by chunk"
+                    raise Feedback(f"{what}, {v} chunks, {m} micro-batches", expected, got, look_at)
 
 
 def the_interleaved_bubble(student):
@@ -287,18 +296,35 @@ def other_sizes(student):
                 _check_groups(student, p, v, m)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Given(Schedule):
+    virtual: int
+    passes: Any
+
+    def order(self, stage):
+        return self.passes[stage]
+
+
 def a_second_look(student):
     """The package's own clock, on its strictest network, says the same"""
     for p, v in ((2, 2), (STAGES, CHUNKS), (3, 4)):
         m = 2 * TIMES * p
         passes = [_passes(student, p, v, m, stage) for stage in range(p)]
-        given = Given(pp=p, m=m, virtual=v, passes=passes)
+        given = _Given(pp=p, m=m, virtual=v, passes=passes)
         sizes = f"{p} stages, {v} chunks, {m} micro-batches"
         expect(simulate(given, blocking=True).deadlock, "", f"{sizes}: who waits for whom")
         expect(simulate(given).idle_over_ideal, (p - 1) / (v * m), f"the bubble of {sizes}")
 
 
 # %% tags=["wrong"]
+from minimtnlg.parallel.schedules import Interleaved
+
+
+def of_the_package(p, v, m, stage):
+    """Caught by: the_interleaved_bubble. The package has a schedule of this name: why write it?"""
+    return Interleaved(pp=p, virtual=v, m=m).order(stage)
+
+
 def _with(p, v, m, stage, group, ahead, backwards=None):
     """An interleaved order with this group and this warm-up."""
     turns = [
@@ -389,14 +415,17 @@ def numbers_stages_from_below(p, v, m, stage):
 # %% tags=["picture"]
 def picture(student):
     """The student's order on a time line, messages take no time."""
+    import matplotlib.pyplot as plt
+
     from minimtnlg.course.plots import time_line
 
     passes = [_passes(student, STAGES, CHUNKS, MICRO_BATCHES, stage) for stage in range(STAGES)]
-    given = Given(pp=STAGES, m=MICRO_BATCHES, virtual=CHUNKS, passes=passes)
-    simulation = simulate(given, backward=1)
+    simulation = played(lambda p, v, m, stage: passes[stage], STAGES, CHUNKS, MICRO_BATCHES)
     right = 2 * (CHUNKS * MICRO_BATCHES + STAGES - 1)
     title = f"Your order ends at {simulation.total:g}; interleaved 1F1B ends at {right}"
-    fig, ax = time_line(simulation, title=title)
+    width = min(max(7.5, 0.24 * right), 18)  # so wide that micro-batches have room for their numbers
+    _, ax = plt.subplots(figsize=(width, 0.9 + 0.4 * STAGES))
+    fig, ax = time_line(simulation, ax, title)
     ax.set_xlabel("time, 1 = a forward pass through a chunk")
     alt = f"Time line of your order, {CHUNKS} chunks a stage:\n{simulation.text(140)}"
     return fig, alt

@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [stage, schedule, bubble]
 # draws:
@@ -26,6 +26,8 @@
 # ever; the bubble is exactly $(p-1)/m$; stage $i$ never has more than $\min(m, {{IN_FLIGHT}})$
 # micro-batches in flight. With {{STAGES}} stages and {{MICRO_BATCHES}} micro-batches all is over after
 # {{TOTAL}} forward passes' time.
+#
+# Write the order yourself: the schedules of the package refuse to help while it is checked.
 #
 # To look at your order: `print(played(one_f_one_b, p={{STAGES}}, m={{MICRO_BATCHES}}))`. It prints the
 # first stage of the model at the top.
@@ -64,6 +66,7 @@ TOTAL = 3 * (MICRO_BATCHES + STAGES - 1)
 def one_f_one_b(p, m, stage):
     """What `stage` (0 to p - 1) computes for m micro-batches: a list of Forward and Backward."""
     raise NotImplementedError("how many forward passes come ahead, which are pairs, what is left?")
+    # Take the raise away and put your lines in its place; those below are a start.
     ahead = 0  # forward passes before the first backward pass
     passes = [Forward(j) for j in range(ahead)]
     for j in range(m - ahead):
@@ -114,6 +117,7 @@ def one_f_one_b(p, m, stage):
 
 # %% tags=["check"]
 from collections import Counter
+from unittest.mock import patch
 
 from minimtnlg.course.check import Feedback, expect
 from minimtnlg.errors import InputError
@@ -124,10 +128,16 @@ def _number(p, stage):
     return stage if COUNTED == "first" else p - 1 - stage
 
 
+def _refuse(schedule, stage):
+    what, got = "who writes the order", f"the package's {type(schedule).__name__}"
+    raise Feedback(what, "you do", got, "loops that append Forward(j) and Backward(j) to a list")
+
+
 def _passes(student, p, m, stage):
     """The student's list for one stage, if it is a list of passes, each once."""
     name = f"stage {_number(p, stage)} of {p}, {m} micro-batches"
-    answer = student(p, m, _number(p, stage))
+    with patch.object(Schedule, "order", _refuse):
+        answer = student(p, m, _number(p, stage))
     try:
         passes = list(answer)
     except TypeError:
@@ -180,7 +190,7 @@ def _check_in_flight(student, p, m):
 def _check_bubble(student, p, m, backward=2):
     simulation = _played(student, p, m, backward)
     what = f"time until {p} stages are done with {m} micro-batches; forward 1, backward {backward}"
-    look_at = "how many forward passes fill the time until the first gradient comes?"
+    look_at = "played: where does a stage wait, for which pass, and what could it do meanwhile?"
     expect(simulation.total, (m + p - 1) * (1 + backward), what, look_at)
     what = f"waiting by computing of {p} stages with {m} micro-batches"
     expect(simulation.idle_over_ideal, (p - 1) / m, what, look_at)
@@ -235,9 +245,17 @@ def no_deadlock(student):
 
 
 # %% tags=["wrong"]
+from minimtnlg.parallel.schedules import OneFOneB
+
+
 def _below(p, stage):
     """Stages after this one."""
     return p - stage - 1 if COUNTED == "first" else stage
+
+
+def of_the_package(p, m, stage):
+    """Caught by: the_order_of_1f1b. The package has a schedule of this name: why write it?"""
+    return OneFOneB(pp=p, m=m).order(stage if COUNTED == "first" else p - 1 - stage)
 
 
 def gpipe(p, m, stage):

@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 30
+# minutes: 15
 # help: half
 # needs: [layout, rank, process group, collective, ZeRO, stage]
 # draws:
@@ -23,13 +23,14 @@
 # After the cell of the suspects,
 # `lab.compare(Optimizer, "parallel.pp=2", "parallel.dp=2", "parallel.zero=1")` takes three steps with
 # the code that stands there, and prints what differs from one process. `sgd` is not clipped, `adam`
-# is clipped at 1. (The installed package has the right lines; who reads them there finds no bug.)
+# is clipped at 1. More stages need more layers: `"parallel.pp=3", "model.layers=3"`. (The installed
+# package has the right lines; who reads them there finds no bug.)
 #
 # | | |
 # |---|---|
-# | `mesh.tp`, `mesh.pp`, `mesh.dp` | this rank's groups; `None` where the size is 1 |
+# | `mesh` | this rank's process groups, one for each axis of the layout; `None` where the size is 1 |
 # | `mesh.ends` | first and last stage, which both have the embedding and use it in their own way |
-# | `mesh.place.pp` | number of this rank's stage |
+# | `mesh.place` | the rank's number on each axis |
 # | `replicas.cut` | whether each replica has another shard of the gradients (ZeRO) |
 # | `global_norm(tensors, groups)` | the root of the sum of all squares, here and along the groups |
 
@@ -114,6 +115,12 @@ def slices_of_stages(student):
     lab.expect_equal(student, "parallel.tp=2", *_PIPELINE, look_at=look_at)
 
 
+def three_stages(student):
+    """Three stages are one process: one of them is no end"""
+    look_at = "what does the stage in the middle have, and who adds it?"
+    lab.expect_equal(student, "parallel.pp=3", "model.layers=3", look_at=look_at)
+
+
 def _one_update(clip):
     """One stage of two takes the norm of gradients that are all 1, and clips; what comes out."""
     import torch.distributed as dist
@@ -168,6 +175,16 @@ class each_stage_for_itself(Optimizer):
         pairs = zip(self.replicas.gradients, self._counted, strict=True)
         counted = [gradient for gradient, here in pairs if here]
         elsewhere = [self.mesh.tp, self.mesh.dp if self.replicas.cut else None]
+        return global_norm([self._nothing, *counted], elsewhere)
+
+
+class sums_over_the_ends(Optimizer):
+    """Caught by: three_stages. The ends are taken for the pipeline, which two stages can't tell."""
+
+    def _norm(self):
+        pairs = zip(self.replicas.gradients, self._counted, strict=True)
+        counted = [gradient for gradient, here in pairs if here]
+        elsewhere = [self.mesh.tp, self.mesh.ends, self.mesh.dp if self.replicas.cut else None]
         return global_norm([self._nothing, *counted], elsewhere)
 
 

@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 30
+# minutes: 25
 # help: half
 # needs: [rank, process group, node, link, placement]
 # draws:
@@ -20,9 +20,10 @@
 # *all* its groups lie in one node each. If even a single group leaves its node, the axis has
 # InfiniBand. An axis of size 1 leaves nowhere.
 #
-# **Target:** `seat` returns the order, {{FIRST}} axis first, and a dict with the seconds of each axis.
-# No other order has a smaller sum of seconds. For the job above on nodes of eight such an order is
-# `{{BEST}}`, with {{SECONDS}} seconds in all. For any sizes, also those that nodes cut through.
+# **Target:** `seat` returns the order, {{FIRST}} axis first (so the {{SINGLE}} one counts single GPUs),
+# and a dict with the seconds of each axis. No other order has a smaller sum of seconds. For the job
+# above on nodes of eight such an order is `{{BEST}}`, with {{SECONDS}} seconds in all. For any sizes,
+# also those that nodes cut through.
 #
 # Write the arithmetic yourself, without `Layout`. To try it, call it with the two dicts above and
 # `gpus_per_node=8`.
@@ -35,6 +36,7 @@ NVLINK, INFINIBAND = NVLINK_GB * 1e9, 25e9  # bytes a second
 
 # %% tags=["target"]
 # Slices fill a node; the other two leave it in any order, and are as slow.
+SINGLE = "last" if FIRST == "slowest" else "first"
 BEST = '("pp", "dp", "tp")' if FIRST == "slowest" else '("tp", "dp", "pp")'
 SECONDS = f"{634 / NVLINK_GB + (5 + 13) / 25:.2f}"
 IN_TURN = "order" if FIRST == "slowest" else "reversed(order)"
@@ -44,6 +46,7 @@ IN_TURN = "order" if FIRST == "slowest" else "reversed(order)"
 def seat(sizes, sent, gpus_per_node):
     """(order of the axes, {{FIRST}} first; {axis: seconds}) with the smallest sum of seconds."""
     raise NotImplementedError("on which node is each rank in an order, and which axes leave nodes?")
+    # Take the raise away and put your lines in its place; those below are a start.
 
     def node(place, order):
         """The node of the rank at `place`, such as {"tp": 1, "pp": 0, "dp": 2}."""
@@ -120,7 +123,8 @@ import numpy as np
 from minimtnlg.course.check import Feedback, expect
 
 _AXES = ("tp", "pp", "dp")
-_MTNLG = dict(tp=8, pp=35, dp=8), dict(tp=634.2e9, pp=5.0e9, dp=13.2e9), 8
+_DIRECTION = f"the {SINGLE} axis counts single GPUs"
+_MTNLG = dict(tp=8, pp=35, dp=8), dict(tp=634e9, pp=5e9, dp=13e9), 8
 
 
 def _right(sizes, sent, gpus_per_node, order):
@@ -159,7 +163,7 @@ def _answer(student, sizes, sent, gpus_per_node):
 def _check_seconds(student, sizes, sent, gpus_per_node):
     order, seconds, job = _answer(student, sizes, sent, gpus_per_node)
     what = f"seconds of the returned order {order}, {job}"
-    look_at = "an axis has NVLink only if every one of its groups lies in one node"
+    look_at = f"{_DIRECTION}; an axis has NVLink only if every group of it lies in one node"
     expect(seconds, _right(sizes, sent, gpus_per_node, order), what, look_at)
 
 
@@ -168,11 +172,12 @@ def _check_best(student, sizes, sent, gpus_per_node):
     totals = {o: sum(_right(sizes, sent, gpus_per_node, o).values()) for o in permutations(_AXES)}
     best = min(totals, key=totals.get)
     if totals[order] > totals[best] * (1 + 1e-9):
+        look_at = "which axes can lie inside nodes together, and which choice saves most?"
         raise Feedback(
             f"the sum of the seconds, {job}",
             f"{totals[best]:.4g} s",
             f"{totals[order]:.4g} s with {order}, {FIRST} first",
-            "which axes can lie inside nodes together, and which of these choices saves most?",
+            f"{_DIRECTION}; {look_at}",
         )  # fmt: skip
 
 
