@@ -101,7 +101,7 @@ HINT = {
 CODE = {
     "side by side": "inside = EnterBranch.apply(x, group)\n"
     "total = ...  # of both branches of `inside`, this rank's summands\n"
-    "return x + LeaveBranch.apply(total, group)",
+    "y = x + LeaveBranch.apply(total, group)",
     "one after the other": "for A, B in (first, second):\n"
     "    inside = EnterBranch.apply(x, group)\n"
     "    x = x + ...  # g of this rank's summand, made of `inside`",
