@@ -126,7 +126,7 @@ class NormOnAPiece(torch.autograd.Function):
         normalized = x / root
         ctx.save_for_backward(normalized, root, weight)
         ctx.group = group
-        return normalized * weight + bias
+        return weight * normalized + bias
 
     @staticmethod
     def backward(ctx, gradient):
