@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 40
+# minutes: 45
 # help: empty
 # needs: [rank, micro-batch, number format, collective, bucket, gradient hook, overlap]
 # draws:
@@ -33,6 +33,7 @@
 # - Your class, not its user, clears `p.grad`: in every pass, so that no gradient counts twice. A
 #   gradient that came in an earlier micro-batch and not in the last one counts as well. Its bucket
 #   is not full in the last pass, so it leaves in `finish`.
+# - What `finish` returns has to stay valid until the next `begin`, no longer.
 # - Sums are fp32 where parameters have 16 bits, in the micro-batches and on the wire, and so are
 #   the gradients that are returned. In float64 they stay float64: `torch.promote_types(p.dtype,
 #   torch.float32)`.
@@ -328,26 +329,43 @@ def _check_gradients(student, n, case, what, look_at, alike=False, dtype=torch.f
                         right += gradient
                 right /= n if GIVES == "mean" else 1
                 name = f"{where}, gradient of parameter {i}"
+                if isinstance(gradients[i], torch.Tensor) and gradients[i].isnan().any():
+                    look_at = "flat is neither read nor written between all_reduce and its wait"
                 expect(gradients[i], right.to(wide), name, look_at)
 
 
 def two_ranks(student):
     """Two ranks, one micro-batch: both get what the statement says"""
-    look_at = f"the lesson's class Buckets: the order of the pieces, and the {GIVES} over the ranks"
+    look_at = f"is a bucket full when it leaves, whose is each piece, is it the {GIVES} over the ranks?"
     _check_gradients(student, 2, _one, "one micro-batch", look_at)
+
+
+_STARTS = "in the last pass the hook of a bucket's last gradient starts its sum"
+_TOO_EARLY = "gradients of earlier passes do not make a bucket full"
+
+
+def _check_overlap(student, n, case, what, late=_STARTS, early=_TOO_EARLY, alike=False):
+    """A bucket leaves with the gradient of the last pass that fills it or one before it."""
+    shapes = _ALIKE if alike else _SHAPES
+    number = iter(range(sum(map(len, shapes))))
+    members = [[next(number) for _ in bucket] for bucket in shapes]  # numbers of the parameters
+    for rank, (_, log, _) in enumerate(_reports(student, n, case, what, alike)):
+        where = f"{what}: when the sums start on rank {rank}"
+        phases = [phase for phase, *_ in log.calls]
+        look_at = "one call for each bucket" if len(phases) != len(shapes) else late
+        expect(phases, ["last pass"] * len(shapes), where, look_at)
+        order = [parameter for parameter, _ in case(rank)[0][-1]]
+        full = [max(order.index(i) for i in bucket) + 1 for bucket in members]
+        for b, (_, arrived, *_) in enumerate(log.calls):
+            end = max(full[: b + 1])
+            come = f"{what}: gradients of the last pass that had come on rank {rank} at call {b}"
+            expect(arrived, end, come, late if arrived > end else early)
 
 
 def leaves_when_full(student):
     """Each bucket leaves when it is full, and nobody waits before finish"""
-    ends = [2, 3, 6]  # gradients that have come when buckets 0, 1, 2 are full
+    _check_overlap(student, 2, _one, "one micro-batch")
     for rank, (_, log, _) in enumerate(_reports(student, 2, _one, "one micro-batch")):
-        phases = [phase for phase, *_ in log.calls]
-        look_at = "the hook of a bucket's last gradient starts its sum"
-        expect(phases, ["last pass"] * 3, f"when the sums start on rank {rank}", look_at)
-        for b, ((_, arrived, *_), end) in enumerate(zip(log.calls, ends, strict=True)):
-            if arrived > end:
-                what = f"gradients that had come on rank {rank} when bucket {b} left"
-                raise Feedback(what, end, arrived, look_at)
         if "last pass" in log.waits:
             raise Feedback(
                 f"the waits of rank {rank}", "all in finish", f"{log.waits.count('last pass')} of "
@@ -356,7 +374,7 @@ def leaves_when_full(student):
 
 
 def accumulation_is_silent(student):
-    """Three micro-batches: one all-reduce for each bucket, in the last pass, with its bytes"""
+    """Three micro-batches: each bucket leaves once, when it is full in the last pass"""
     for rank, (_, log, recorded) in enumerate(_reports(student, 2, _three, "three micro-batches")):
         look_at = "only the pass that begins with last=True sends"
         early = sum(phase == "earlier pass" for phase, *_ in log.calls)
@@ -364,6 +382,7 @@ def accumulation_is_silent(student):
         wanted = [("all_reduce", 8 * elements) for elements in (10, 5, 9)]
         what = f"calls and bytes of rank {rank} in a step, by the Recorder"
         expect(recorded, wanted, what, "a bucket is one tensor; 10, 5 and 9 numbers of 8 bytes")
+    _check_overlap(student, 2, _three, "three micro-batches")
     look_at = "each pass adds to the sum once; what becomes of p.grad afterwards?"
     _check_gradients(student, 2, _three, "three micro-batches", look_at)
 
@@ -371,8 +390,11 @@ def accumulation_is_silent(student):
 # %% tags=["hidden"]
 def any_order_of_arrival(student):
     """Gradients come in another order on each of three ranks"""
-    look_at = "the lesson's section 'The same order everywhere'"
-    _check_gradients(student, 3, _shuffled, "shuffled arrival", look_at, alike=True)
+    what = "shuffled arrival, two micro-batches"
+    late = "a hook may fill a bucket for which others have waited: do they leave, too?"
+    early = "the lesson's section 'The same order everywhere'"
+    _check_overlap(student, 3, _shuffled, what, late, early, alike=True)
+    _check_gradients(student, 3, _shuffled, what, "", alike=True)
 
 
 def gradients_that_do_not_come(student):
@@ -498,6 +520,46 @@ def leaves_as_they_fill(buckets, all_reduce):
                     self.send(b)
             self.under_way = [self.under_way[b] for b in range(len(self.buckets))]
             return super().finish()
+
+    return Answer(buckets, all_reduce)
+
+
+def lets_its_own_bucket_leave(buckets, all_reduce):
+    """Caught by: any_order_of_arrival. A bucket that had to wait is left for finish: if for while."""
+    class Answer(BucketedSum):
+        def arrived(self, b, p):
+            self.sums[p] += p.grad
+            p.grad = None
+            if self.sending:
+                self.missing[b] -= 1
+                if self.missing[b] == 0 and b == len(self.under_way):
+                    self.leave()
+
+    return Answer(buckets, all_reduce)
+
+
+def counts_over_all_passes(buckets, all_reduce):
+    """Caught by: accumulation_is_silent. A bucket is full when each gradient has come once."""
+    class Answer(BucketedSum):
+        def arrived(self, b, p):
+            self.sums[p] += p.grad
+            p.grad = None
+            self.missing[b] -= 1
+            while self.sending and self.waiting() and self.missing[len(self.under_way)] <= 0:
+                self.leave()
+
+    return Answer(buckets, all_reduce)
+
+
+def overlaps_one_micro_batch_alone(buckets, all_reduce):
+    """Caught by: accumulation_is_silent. Counts over all passes, below zero, and all is left for finish."""
+    class Answer(BucketedSum):
+        def arrived(self, b, p):
+            self.sums[p] += p.grad
+            p.grad = None
+            self.missing[b] -= 1
+            if self.sending and self.missing[b] == 0 and self.waiting():
+                self.leave()
 
     return Answer(buckets, all_reduce)
 

@@ -1,10 +1,10 @@
 # ---
 # mark: 2
-# minutes: 30
+# minutes: 20
 # help: half
 # needs: [micro-batch, collective, bucket, sharding, ZeRO]
 # draws:
-#   BUG: [micro_batch_overwrites_the_one_before, sums_sent_again, new_weights_not_told]
+#   BUG: [sums_sent_again, new_weights_not_told, micro_batch_overwrites_the_one_before]
 # ---
 
 # %% [markdown]
@@ -26,15 +26,28 @@
 # what differs from one process. `"train.global_batch=2"` more makes it one micro-batch. (The
 # installed package has the right lines; who reads them there finds no bug.)
 #
+# A bucket's flat tensor has one *lane* for each rank of the data group: the rows that this rank owns,
+# of all parameters of the bucket.
+#
 # | Of bucket `b` | stage 1 | stages 2, 3 |
 # |---|---|---|
-# | `_sums[b]` | gradients of all micro-batches, whole | of this backward pass, whole; else `None` |
-# | `_received[b]` | this rank's lane of `_sums[b]`, a view | this rank's part of the sums so far |
+# | `_sums[b]` | gradients of all micro-batches, whole | those of a backward pass on their way, whole |
+# | `_received[b]` | this rank's lane of `_sums[b]`, a view | this rank's lane of the sum over the step |
 # | a bucket is sent | in the last backward pass | in every one |
 #
-# `_leave(b)` sends a bucket, `_land(b, part, work)` waits for it: `part` is this rank's part of the
-# sum over the replicas. `_gather(b)` makes the weights of a bucket whole, unless `_whole[b]` says that
-# they are. `super()` is `Replicas`, with `_leave` and `_land` replaced.
+# `gradients`, which the optimizer reads, are views of `_received`. So change what is in these
+# tensors; of a new tensor in the list nobody hears.
+#
+# | Name | |
+# |---|---|
+# | `_leave(b)`, `_land(b, part, work)` | send a bucket; wait for it: `part` is this rank's lane of the sum |
+# | `_take(parameter)` | move `parameter.grad` into `_sums` |
+# | `_place[parameter]` | (number of its bucket, its place in it) |
+# | `_expect_all()` | all gradients are still to come, all buckets still to leave |
+# | `_gather(b)` | make the weights of a bucket whole, unless `_whole[b]` says that they are |
+# | `_free_all()` | stage 3: give back the memory of all whole weights |
+#
+# `super()` is `Replicas`, with `_leave` and `_land` replaced.
 
 # %% tags=["target"]
 from minimtnlg.course.labs import excerpt
@@ -42,6 +55,27 @@ from minimtnlg.course.labs import excerpt
 _METHODS = "zero begin accumulate finish publish _take _leave _land"
 FILE, SUSPECTS = "parallel/zero.py", [f"Zero.{name}" for name in _METHODS.split()]
 PLANTED, RIGHT = excerpt(FILE, SUSPECTS, BUG), excerpt(FILE, SUSPECTS)
+_OF_SUMS = "Equal with one micro-batch, unequal with two, at stages 2 and 3 only: look at what happens "
+WHERE, WHY = {
+    "sums_sent_again": (
+        _OF_SUMS + "to a bucket between two backward passes. What is in `_sums` when the second "
+        "begins?",
+        "Two backward passes bring $u_1$ and $u_2$. `_received` has to end as their sums over the "
+        "replicas, $u_1 + u_2$. It ends as $u_1 + (u_1 + u_2)$, since the second pass sends all that "
+        "is in `_sums`. When has a bucket done its work, and which method is called then?",
+    ),
+    "new_weights_not_told": (
+        "The gradient of the first step equal and the weights not, also with one micro-batch, and "
+        "stage 3 is right: look at what happens after the update, and at which stages.",
+        "When each rank has moved its own shard, the weights that it has of the others' are old. "
+        "`_gather` would bring the new ones. Why does it believe that there is nothing to do?",
+    ),
+    "micro_batch_overwrites_the_one_before": (
+        _OF_SUMS + "when a bucket arrives for the second time.",
+        "Two backward passes bring $u_1$ and $u_2$, both already summed over the replicas. "
+        "`_received` has to end as $u_1 + u_2$, and ends as $u_2$.",
+    ),
+}[BUG]
 
 # %%
 from minimtnlg.course.labs import Lab
@@ -55,18 +89,14 @@ lab = Lab(FILE, SUSPECTS)
 
 # %% [markdown] tags=["hint"]
 # Bisect before you read. Make a table: stages 1, 2, 3 by one and two micro-batches
-# (`train.global_batch=2` and without). In which cells does it differ? And is the gradient of the
-# first step among what differs, or only what comes after the first update?
+# (`train.global_batch=2` and without). In which cells does it differ? And is `gradient`, that of the
+# first step, among what differs, or only what comes after the first update?
 
 # %% [markdown] tags=["hint"]
-# Equal with one micro-batch, unequal with two, at stages 2 and 3 only: look at what happens to a
-# bucket between two backward passes. The gradient equal and the weights not, also with one
-# micro-batch: look at what happens after the update, and at which stages.
+# {{WHERE}}
 
 # %% [markdown] tags=["hint"]
-# Two backward passes bring $u_1$ and $u_2$, both already summed over the replicas. `_received` has to
-# end as $u_1 + u_2$: not as $u_2$, and not as $u_1 + (u_1 + u_2)$. And when each rank has moved its own
-# shard, the weights that it has of the others' are old, whatever `_whole` said before.
+# {{WHY}}
 
 # %% [markdown] tags=["oral"]
 # **Q.** Why does one micro-batch not show a bug of accumulation, and what follows for testing?
@@ -97,7 +127,11 @@ _FACTORS = [[1.0, 2.0, 3.0], [4.0], [5.0, 6.0, 7.0, 8.0]]  # rows over two ranks
 
 
 def _train(stage, m):
-    """What one rank finds in steps with a rate of -1: own gradients, whole weights, calls, sums."""
+    """What one rank finds in steps with a rate of -1.
+
+    For each step: own gradients, whole weights, number of calls, sums left between the passes,
+    whether `_received` has the tensors that the gradients are views of.
+    """
     from minimtnlg.parallel.zero import Zero
 
     parameters = [nn.Parameter(torch.zeros(len(f), dtype=torch.float64)) for f in _FACTORS]
@@ -121,7 +155,10 @@ def _train(stage, m):
             for shard, gradient in own.values():
                 shard += gradient
         zero.publish()
-        rows.append((gradients, [p.detach().clone() for p in parameters], len(seen.calls), left))
+        stored = {x.untyped_storage().data_ptr() for x in zero._received}
+        views = all(x.untyped_storage().data_ptr() in stored for x in zero.gradients if x.numel())
+        weights = [p.detach().clone() for p in parameters]
+        rows.append((gradients, weights, len(seen.calls), left, views))
     return rows
 
 
@@ -131,13 +168,15 @@ def _times(m, s):
 
 def _check_by_hand(student, stage, m):
     for rank, rows in enumerate(lab.run(student, _train, 2, stage, m)):
-        for s, (gradients, weights, _, _) in enumerate(rows):
+        for s, (gradients, weights, _, _, views) in enumerate(rows):
             where = f"rank {rank} of 2, stage {stage}, {m} micro-batches, step {s}"
             for i, factor in enumerate(_FACTORS):
                 whole = torch.tensor(factor, dtype=torch.float64)
                 n = -(-len(factor) // 2)
                 right = whole[rank * n : (rank + 1) * n] * _times(m, s)
                 look_at = "rank r adds 10**r times, micro-batch k another k + 1 times: which are in?"
+                if not views:
+                    look_at = "gradients are views of the first tensors in _received: fill these"
                 expect(gradients[i], right, f"the sum of its rows of parameter {i}, {where}", look_at)
             moved = sum(_times(m, before) for before in range(s + 1))
             for i, factor in enumerate(_FACTORS):
@@ -176,7 +215,7 @@ def stage_3_too(student):
 def nothing_whole_is_left(student):
     """Stage 2 sends in every pass, and no sum outlives it"""
     for rank, rows in enumerate(lab.run(student, _train, 2, 2, 2)):
-        for s, (_, _, calls, left) in enumerate(rows):
+        for s, (_, _, calls, left, _) in enumerate(rows):
             expect(left, 0, f"sums left between passes on rank {rank}, step {s}", "set to None")
             expect(calls, 4, f"reduce-scatters of rank {rank}, step {s}: two passes, two buckets")
 
@@ -195,6 +234,18 @@ class the_last_one_counts(Zero):
         work.wait()
         self._received[b].copy_(part)
         if self.stage > 1:
+            self._sums[b] = None
+
+
+class a_new_tensor_in_the_list(Zero):
+    """Caught by: stage_2_by_hand. A sum is a sum, but the gradients are views of the old tensor."""
+
+    def _land(self, b, part, work):
+        work.wait()
+        if self.stage == 1:
+            self._received[b].copy_(part)
+        else:
+            self._received[b] = self._received[b] + part
             self._sums[b] = None
 
 

@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 35
+# minutes: 30
 # help: empty
 # needs: [rank, process group, collective, sharding, ZeRO]
 # draws:
@@ -18,12 +18,23 @@
 # lesson are yours to use, and rows of zeros may travel along.
 #
 # **Target:** after each step every rank has the weights, in the tensors that it was given, of one
-# process that gives Adam the *{{GIVES}}* of the ranks' gradients. Each row of each weight has averages on one
-# rank and on no other, and a rank keeps nothing else from step to step. A rank sends no more than
+# process that gives Adam the *{{GIVES}}* of the ranks' gradients. Each row of each weight has averages on
+# one rank and on no other, and a rank keeps no other numbers from step to step: a view of the weights
+# is none, a copy is. A rank sends no more than
 # an all-reduce of the gradients would, with rows rounded up to a multiple of the ranks. The
 # gradients stay as they are.
 #
-# To try it: `run(on_a_rank, 2)`, with a function that makes the same weights on both ranks.
+# To try it, a weight of three rows on two ranks; both should print the same, other than at first:
+#
+# ```python
+# def on_a_rank():
+#     weights = [torch.ones(3, 2)]
+#     zero = Zero1(weights)
+#     zero.step([torch.full((3, 2), dist.get_rank() + 1.0)])
+#     return weights[0]
+# for weight in run(on_a_rank, 2):
+#     print(weight)
+# ```
 
 # %%
 import torch
@@ -156,6 +167,7 @@ def _program(student, shapes):
     """What one rank reports: weights, whether gradients are untouched, bytes kept, calls."""
     rank = dist.get_rank()
     weights = _tensors(shapes, 1)
+    given = tuple(weights)  # the student's class may put others into its list
     steps = [_tensors(shapes, 1000 * (number + 1) + rank) for number in range(_STEPS)]
     copies = [[g.clone() for g in gradients] for gradients in steps]
     gc.collect()
@@ -175,7 +187,7 @@ def _program(student, shapes):
         kept.append(_bytes_alive() - before)
         time.sleep(0.01)
     del zero
-    return [w.clone() for w in weights], untouched, min(kept), seen.calls
+    return [w.clone() for w in given], untouched, min(kept), seen.calls
 
 
 @cache  # several checks look at one job
@@ -227,23 +239,33 @@ def _alone(n, shapes):
 def _check_weights(student, n, shapes):
     expected = _alone(n, shapes)
     for rank, (weights, *_) in enumerate(_reports(student, n, shapes)):
-        for shape, got, right in zip(shapes, weights, expected, strict=True):
+        before = _tensors(shapes, 1)
+        for shape, first, got, right in zip(shapes, before, weights, expected, strict=True):
             what = f"weight {list(shape)} on rank {rank} of {n} after {_STEPS} steps"
-            expect(got, right, what, "the four lines by hand in the lesson: sum, update, gather")
+            expect(got, right, what, _why(got, first))
+
+
+def _why(got, first):
+    """The idea to look at when a weight is wrong: `first` is what it was before all steps."""
+    if bool((got == first).all()):
+        return "nothing has been written into the tensor that Zero1 was given"
+    if bool((got == first).flatten(1).all(1).any() if got.dim() > 1 else (got == first).any()):
+        return "some rows are as at first: who writes them into the tensor that Zero1 was given?"
+    return f"the {GIVES} of my rows, their own averages, all rows back: the lesson's lines by hand"
 
 
 def _check_state(student, n, shapes):
-    """The bytes kept by each rank are two averages of its rows; all rows are somewhere."""
-    kept = [report[2] / 16 for report in _reports(student, n, shapes)]  # 2 averages of 8 bytes
-    numbers = sum(torch.Size(shape).numel() for shape in shapes)
+    """The numbers kept by each rank are two averages of its rows; all rows are somewhere."""
+    kept = [report[2] // 8 for report in _reports(student, n, shapes)]  # numbers of 8 bytes
+    numbers = 2 * sum(torch.Size(shape).numel() for shape in shapes)
     expect(
-        sum(kept), float(numbers), f"numbers of which averages are kept, on all {n} ranks together",
-        "each row is updated by one rank; kept buffers and filled-up rows count as well",
+        sum(kept), numbers, f"numbers that {n} ranks keep besides the weights, together",
+        "two averages of each row, on one rank; copies, buffers, filled-up rows count as well",
     )  # fmt: skip
-    most = sum(-(-shape[0] // n) * torch.Size(shape[1:]).numel() for shape in shapes)
+    most = 2 * sum(-(-shape[0] // n) * torch.Size(shape[1:]).numel() for shape in shapes)
     if max(kept) > most:
         raise Feedback(
-            f"numbers of which one rank of {n} keeps averages", f"{most} at the most",
+            f"numbers that one rank of {n} keeps besides the weights", f"{most} at the most",
             max(kept), "every weight is cut by itself, not handed out whole",
         )  # fmt: skip
 
@@ -266,7 +288,7 @@ def two_ranks(student):
 
 
 def keeps_its_own_averages(student):
-    """Averages of each row on one rank alone, and nothing else is kept"""
+    """Averages of each row on one rank alone, and no other number is kept"""
     _check_state(student, 2, _EVEN)
 
 
@@ -451,6 +473,28 @@ class empty_shards_stay_away(Zero1):
         for name in ("weights", "rows", "own", "adams"):
             setattr(self, name, [getattr(self, name)[i] for i in mine])
         Zero1.step(self, [gradients[i] for i in mine])
+
+
+class copies_its_own_rows(Zero1):
+    """Caught by: keeps_its_own_averages. A copy of the own rows is safer than a view, and is memory."""
+
+    def __init__(self, weights):
+        Zero1.__init__(self, weights)
+        self.own = [own.clone() for own in self.own]
+
+
+class new_entries_of_the_list(Zero1):
+    """Caught by: two_ranks. The list gets the new weights, and the model has other tensors."""
+
+    def step(self, gradients):
+        n, everybody = dist.get_world_size(), dist.group.WORLD
+        everything = zip(self.rows, self.adams, gradients, strict=True)
+        for i, (rows, adam, gradient) in enumerate(everything):
+            w, rank = self.weights[i], dist.get_rank()
+            own = w[rank * rows : (rank + 1) * rows].clone()
+            part = reduce_scatter(self.filled(gradient, n * rows), everybody)
+            adam.update(own, _given(part[: len(own)]))
+            self.weights[i] = all_gather(self.filled(own, rows), everybody)[: len(w)]
 
 
 class new_tensors_for_the_weights(Zero1):

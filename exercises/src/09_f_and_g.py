@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 20
 # help: half
 # needs: [rank, process group, collective, residual stream, autograd.Function, f and g,
 #   column-parallel, row-parallel]
@@ -52,7 +52,7 @@ class EnterBranch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, group):
         ctx.group = group
-        raise NotImplementedError("what does f do in forward? x.view_as(x) is a new view of x")
+        raise NotImplementedError("what does f do in forward?")
 
     @staticmethod
     def backward(ctx, gradient):
@@ -101,7 +101,7 @@ HINT = {
 CODE = {
     "side by side": "inside = EnterBranch.apply(x, group)\n"
     "total = ...  # of both branches of `inside`, this rank's summands\n"
-    "return x + LeaveBranch.apply(total, group)",
+    "y = x + LeaveBranch.apply(total, group)",
     "one after the other": "for A, B in (first, second):\n"
     "    inside = EnterBranch.apply(x, group)\n"
     "    x = x + ...  # g of this rank's summand, made of `inside`",
@@ -132,7 +132,7 @@ class EnterBranch(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, group):
         ctx.group = group
-        return x.view_as(x)
+        return x
 
     @staticmethod
     def backward(ctx, gradient):
@@ -211,7 +211,9 @@ def _program(student, lists):
     with Recorder() as backward:
         y.backward(gradient)
     calls = [[(c.operation, c.elements) for c in seen.calls] for seen in (forward, backward)]
-    return {"y": y.detach(), "x": x.grad, "matrices": [m.grad for m in mine], "calls": calls}
+    elsewhere = any(c.n != t for seen in (forward, backward) for c in seen.calls)
+    return {"y": y.detach(), "x": x.grad, "matrices": [m.grad for m in mine], "calls": calls,
+            "elsewhere": elsewhere}  # fmt: skip
 
 
 @cache  # several checks look at one job, and a deadlock is waited for once
@@ -254,16 +256,24 @@ def _check(student, lists):
     for seed, ranks in enumerate(lists):
         y, for_x, for_matrices = _alone(seed)
         for index, rank in enumerate(ranks):
-            where = f"on rank {rank} of {world}"
-            look_at = "this rank made a summand; and x is added once, after the sum"
-            expect(reports[rank]["y"], y, f"y {where}", look_at)
+            where = f"on rank {rank} of {world}, of a group of {len(ranks)}"
+            other = "a call is one of `group`, not of others" if reports[rank]["elsewhere"] else ""
+            look_at = f"branches {SHAPE}; a rank has a summand of each; x is added once"
+            expect(reports[rank]["y"], y, f"y {where}", other or look_at)
+            parts = [m.chunk(len(ranks), 1 - i % 2)[index] for i, m in enumerate(for_matrices)]
+            found = reports[rank]["matrices"]
+            if len(ranks) > 1 and not other and _is(found[-1], parts[-1] * len(ranks)):
+                name = f"the gradient of this rank's part of {_NAMES[-1]}, {where}"
+                look_at = f"{len(ranks)} times too large: every rank had the whole gradient of y, "
+                expect(found[-1], parts[-1], name, look_at + "and g summed it in backward")
             look_at = "every rank used x in its own columns; the residual stream needs no sum"
-            expect(reports[rank]["x"], for_x, f"the gradient of x {where}", look_at)
-            pairs = zip(_NAMES, reports[rank]["matrices"], for_matrices, strict=True)
-            for i, (name, got, whole) in enumerate(pairs):
-                right = whole.chunk(len(ranks), 1 - i % 2)[index]
-                look_at = "g passes the gradient on as it is; who has summed it?"
-                expect(got, right, f"the gradient of this rank's part of {name}, {where}", look_at)
+            expect(reports[rank]["x"], for_x, f"the gradient of x {where}", other or look_at)
+            for name, got, right in zip(_NAMES, found, parts, strict=True):
+                expect(got, right, f"the gradient of this rank's part of {name}, {where}")
+
+
+def _is(got, x):
+    return isinstance(got, torch.Tensor) and got.shape == x.shape and torch.allclose(got, x)
 
 
 def as_one_process(student):
@@ -277,6 +287,8 @@ def all_reduces(student):
         for when, calls in zip(("forward", "backward"), report["calls"], strict=True):
             what = f"collectives of rank {rank} of {RANKS} in {when}, and their numbers"
             look_at = "which sums can be taken together, and which tensor needs none?"
+            if any(operation != "all_reduce" for operation, _ in calls):
+                look_at = "f and g are one all-reduce each, in backward and in forward"
             expect(calls, [("all_reduce", _TOKENS * _H)] * PAIRS, what, look_at)
 
 

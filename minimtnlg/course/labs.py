@@ -14,6 +14,7 @@ docstrings: these would say what ought to be there.
 import ast
 import inspect
 import io
+import re
 import textwrap
 import tokenize
 from functools import cache
@@ -96,12 +97,13 @@ class Lab:
 
         Feedback in words if a rank fails.
         """
-        return _ended(_ran(self.file, self.source(answer), program, ranks, args), f"{ranks} ranks")
+        found = _ran(self.file, self.source(answer), program, ranks, args)
+        return _ended(found, f"{ranks} ranks", self.file)
 
     def verify(self, answer, *overrides):
         """What `verify` says of the layout with these overrides, on a model that takes a second."""
         found = _verified(self.file, self.source(answer), overrides)
-        return _ended(found, " ".join(overrides))
+        return _ended(found, " ".join(overrides), self.file)
 
     def compare(self, answer, *overrides):
         """Print in which respects a layout differs from one process that computes it rightly."""
@@ -115,9 +117,10 @@ class Lab:
             print(f"  {kind:10} {_say(value)}")
         gradients = found["gradients"]
         if wrong := [name for name, value in gradients.items() if _differs(value)]:
-            few = len(wrong) <= len(gradients) // 2
-            print(f"  gradients that differ: {', '.join(wrong) if few else len(wrong)}")
-            print(f"  of {len(gradients)} parameters, in the first of three steps")
+            some = "all" if len(wrong) == len(gradients) else f"{len(wrong)} of"
+            print(f"  gradients of {some} {len(gradients)} parameters differ in the first step")
+            if len(wrong) <= len(gradients) // 2:
+                print(f"  namely {', '.join(wrong)}")
 
     def expect_equal(self, answer, *overrides, look_at):
         """Feedback unless the layout is equal to one process in all respects."""
@@ -136,7 +139,7 @@ def _differs(value):
 
 
 def _say(value):
-    return f"differs by {value:.0e}" if _differs(value) else "equal"
+    return f"differs by {value:.0e} (absolute)" if _differs(value) else "equal"
 
 
 @cache  # several checks look at one job, and a deadlock is waited for once
@@ -160,11 +163,14 @@ def _ran(file, source, program, ranks, args):
             return error
 
 
-def _ended(found, what):
+def _ended(found, what, file):
     """What a job found; Feedback if that is how it failed."""
     if not isinstance(found, RankError):
         return found
-    got, look_at = str(found).splitlines()[0], "names that you use must be known in the file"
+    frames = re.findall(rf'{re.escape(file)}", line \d+, in (\S+)\n *(.+)', found.traceback)
+    got, look_at = str(found).splitlines()[0], "in {}: {}".format(*frames[-1]) if frames else ""
+    if found.type == "NameError":
+        look_at = "names that you use must be known in the file"
     if found.type == "TimeoutError":
         got, look_at = "a deadlock", "all ranks of a group make the same calls in one order"
     raise Feedback(what, "every rank ends its steps", got, look_at)
