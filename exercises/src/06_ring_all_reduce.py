@@ -209,6 +209,7 @@ def _reports(student, n, length, whole_numbers=True):
 
 def _target(student):
     """Reports of the job of `more_ranks`, which is the one to say why there are none."""
+    _see_above(student, 2, 8)
     _see_above(student, RANKS, LENGTH)
     return _reports(student, RANKS, LENGTH)
 
