@@ -314,15 +314,18 @@ def way_back(student):
     """What is held while backward is in each layer; of an answer that is right."""
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(5, 3.4))
+    lines = {}
     for way in _KEEPS:  # in layer i the layers behind it are gone: the peak of a shorter model
         models = [[way] * i for i in range(1, LAYERS + 1)]
-        held = [student(ways, *_MT) for ways in models]
-        expect(held, [_count(ways, *_MT) for ways in models], way)
+        lines[way] = [student(ways, *_MT) for ways in models]
+        expect(lines[way], [_count(ways, *_MT) for ways in models], way)
+    fig, ax = plt.subplots(figsize=(5, 3.4))
+    for way, held in lines.items():
         ax.plot(range(LAYERS), [x / 1e9 for x in held], marker="o", label=way)
     ax.invert_xaxis()
     ax.set(xticks=range(LAYERS), xlabel="backward is in layer", ylabel="GB held", ylim=(0, None))
-    ax.set_title("Highest in the last layer, whatever is chosen:\nits own choice changes nothing", fontsize=11)
+    title = "Highest in the last layer, whatever is chosen:\nits own choice changes nothing"
+    ax.set_title(title, fontsize=11)
     ax.legend()
     return fig, (
         "Bytes held while backward goes from the last layer to the first, for none, selective and "
