@@ -1,10 +1,10 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 15
 # help: half
 # needs: [micro-batch, saved tensor, activation checkpointing]
 # draws:
-#   BUG: [recomputation_draws_new_masks, one_generator_for_all_passes]
+#   BUG: [one_generator_for_all_passes, masks_are_numbered]
 # ---
 
 # %% [markdown]
@@ -14,13 +14,12 @@
 # recomputation learns well. Nothing crashes, the loss of a step looks like a loss, and models
 # without dropout don't suffer.
 #
-# The suspect is in the cell below, `dropout` of the package. Its comments are taken out. Mend it,
-# and keep it as short as it is.
+# The suspect is in the cell below, `dropout` of the package. Its comments are taken out. Mend it.
 #
 # **Target:** for the same micro-batch the gradients with full and with selective recomputation are
 # those without, to the last digit. A pass draws the same masks whenever it is made again: in this
 # process, or after a restart. Two layers, two places in a layer, two pieces and two micro-batches
-# have different masks.
+# have different masks. PyTorch's global generator is not touched.
 #
 # `draw.purpose(layer, site, piece)` is a tuple that names one draw of the whole run, and
 # `generator(*purpose)` is a `torch.Generator` seeded by it. After the cell of the suspect,
@@ -32,6 +31,12 @@ from minimtnlg.course.labs import excerpt
 
 FILE, SUSPECTS = "model/layers.py", ["dropout"]
 PLANTED, RIGHT = excerpt(FILE, SUSPECTS, BUG), excerpt(FILE, SUSPECTS)
+WHY = {
+    "one_generator_for_all_passes": "A generator has a state that every draw moves on. Where does "
+    "the second draw for a purpose begin, and where would it have to?",
+    "masks_are_numbered": "The seed is made of the purpose and of something that no two calls "
+    "share. The second run of a layer makes its calls anew.",
+}[BUG]
 
 # %%
 import torch
@@ -86,9 +91,7 @@ def compare(suspect):
 # model. On which things does a mask depend in the cell, besides its purpose?
 
 # %% [markdown] tags=["hint"]
-# A generator has a state that every draw moves on. Two draws are equal only if both begin with a
-# generator that was just seeded with the same purpose, and if the numbers come from this generator
-# and not from PyTorch's global one.
+# {{WHY}}
 
 # %% [markdown] tags=["oral"]
 # **Q.** With your bug, which of these would show a difference: the loss of the first step, the loss

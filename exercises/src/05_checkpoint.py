@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 40
+# minutes: 35
 # help: empty
 # needs: [saved tensor, autograd.Function, activation checkpointing]
 # draws:
@@ -20,6 +20,11 @@
 # the inputs is kept between forward and backward. `function` runs once in forward and once in
 # backward. Dropout that uses PyTorch's global generator (of the CPU) draws the same mask both
 # times. After backward the generator goes on as if there had been no second run.
+#
+# Tools that no lesson has shown: `torch.autograd.backward(outputs, gradients)` is `y.backward(gradient)`
+# for several outputs at once. `ctx.needs_input_grad` says for each argument of `forward` whether it
+# needs a gradient. `torch.get_rng_state()` reads the state of the generator and
+# `torch.set_rng_state(state)` sets it; after a block `with torch.random.fork_rng():` it is as before.
 
 # %% tags=["target"]
 ARGUMENTS = {"first": "function, *inputs", "last": "*inputs, function"}[PLACE]
@@ -49,15 +54,14 @@ class Checkpoint(torch.autograd.Function):
 # may require a gradient? Compare `x.requires_grad` before and after `detach`.
 
 # %% [markdown] tags=["hint"]
-# `torch.autograd.backward(outputs, gradients)` is `y.backward(gradient)` for several outputs. It
-# too fills `.grad` of the weights and of the detached inputs. Return one entry for each argument of
+# `torch.autograd.backward(outputs, gradients)` fills `.grad` of the weights and of the detached inputs. Return one entry for each argument of
 # `forward`, in their order: `None` for `function` and the `.grad` of each input (a tuple, not a list
 # in a tuple).
 
 # %% [markdown] tags=["hint"]
 # Store `torch.get_rng_state()` on `ctx` before the first run. In backward,
 # `with torch.enable_grad(), torch.random.fork_rng():` turns recording on, and at its end gives the
-# generator its present state back. Inside it, `torch.set_rng_state(...)` sets the old state.
+# generator its present state back. Inside it, set the old state.
 
 # %% [markdown] tags=["oral"]
 # **Q.** What goes wrong if you call backward on the saved input itself, and not on a detached copy?
@@ -126,12 +130,25 @@ def _piece():
     return module, torch.randn(4, 6, generator=draw, dtype=torch.float64, requires_grad=True)
 
 
+def _backward(y):
+    """y.backward(); Feedback if autograd does not accept what the student's backward returns."""
+    try:
+        y.backward()
+    except RuntimeError as error:
+        known = "expected Variable or None", "number of gradients", "different than None"
+        if not any(words in str(error) for words in known):
+            raise
+        wanted = "a tuple: a gradient or None for each argument of forward, function among them"
+        look_at = "a list among them is one entry; `*` unpacks it" if known[0] in str(error) else ""
+        raise Feedback("what backward returns", wanted, str(error), look_at) from None
+
+
 def _run(call, function, *inputs, seed=3):
     """Outputs of `call(function, *inputs)` as a tuple, after a backward that weighs them."""
     torch.manual_seed(seed)
     outputs = call(function, *inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    sum((i + 1) * y.square().sum() for i, y in enumerate(outputs)).backward()
+    _backward(sum((i + 1) * y.square().sum() for i, y in enumerate(outputs)))
     return [y.detach() for y in outputs]
 
 
@@ -172,7 +189,7 @@ def runs_twice(student):
 
     y = _checkpointed(student)(counted, x)
     expect(len(runs), 1, "runs of the function in forward")
-    y.sum().backward()
+    _backward(y.sum())
     expect(len(runs), 2, "runs of the function after backward", "keep the inputs, not the graph")
 
 
@@ -247,7 +264,7 @@ def several_inputs(student):
         x.grad = z.grad = None
         module.zero_grad()
         middle = module(x)  # not a leaf: there is something before the checkpoint
-        call(lambda u, v: module(u * v) - v, middle, z.exp()).square().sum().backward()
+        _backward(call(lambda u, v: module(u * v) - v, middle, z.exp()).square().sum())
         return {"x": x.grad, "z": z.grad, "weight": module[0].weight.grad.clone()}
 
     wanted = through(_plain)
@@ -283,7 +300,7 @@ def the_generator_goes_on(student):
         y.sum().backward()
         return torch.rand(3)
 
-    look_at = "what the second run draws must not count: fork_rng gives the state back"
+    look_at = "what the second run draws must not count"
     right = draws_after(_plain)
     expect(draws_after(_checkpointed(student)), right, "the next random numbers", look_at)
 
@@ -434,6 +451,24 @@ class function_in_the_wrong_place(Checkpoint):
     def backward(ctx, *gradients):
         found = list(Checkpoint.backward(ctx, *gradients))
         return tuple(found[::-1])
+
+
+class gradients_in_a_list(Checkpoint):
+    """Caught by: input_gradient. The gradients of the inputs are thought to be one entry."""
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        found = list(Checkpoint.backward(ctx, *gradients))
+        return (None, found[1:]) if PLACE == "first" else (found[:-1], None)
+
+
+class forgets_the_function(Checkpoint):
+    """Caught by: input_gradient. Only what has a gradient is thought to be returned."""
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        found = Checkpoint.backward(ctx, *gradients)
+        return found[1:] if PLACE == "first" else found[:-1]
 
 
 class one_output(Checkpoint):

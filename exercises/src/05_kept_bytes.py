@@ -27,13 +27,26 @@
 # $2 + 96 = 98$. The highest point is $100$.
 #
 # **Target:** {{LAYERS}} layers of MT-NLG ($s = 2048$, $b = 1$, $h = 20\,480$, $a = 128$), all with
-# full recomputation and dropout {{DROPOUT}}, hold {{PEAK}} bytes; and the same for any other choice. A
-# puzzle: in which layer does it make no difference what you choose?
+# full recomputation and dropout {{DROPOUT}}, hold {{PEAK}} bytes; and the right number for any other
+# choice. A puzzle: in which layer does it make no difference what you choose? (The picture below the
+# last check answers, once all have passed.)
 
 # %% tags=["target"]
 numbers, weights = 2048 * 20480, 128 * 2048 * 2048
 layer = 34 * numbers + 5 * weights if DROPOUT else 32 * numbers + 2 * weights
 PEAK = 2 * numbers * (LAYERS - 1) + layer
+LEFT, WHOLE = {
+    0.1: (
+        "Your dropout is that of the worked example: its `core` and its 34 hold here too.",
+        "`whole` is `34 + core`.",
+    ),
+    0.0: (
+        "Without dropout the lesson's section \"What other settings change\" says what falls away "
+        "from the whole layer. Of the 34 that are left when the core is thrown away, the two masks "
+        "outside the core fall away.",
+        "Without dropout `whole` is `32 + 2 * a * s / h`, and `\"selective\"` keeps 32.",
+    ),
+}[DROPOUT]
 
 # %%
 def after_forward(ways, s, b, h, a):
@@ -65,9 +78,7 @@ def peak_bytes(ways, s, b, h, a):
 
 # %% [markdown] tags=["hint"]
 # While backward is in a layer, that layer holds what it would hold without recomputation, whatever
-# was chosen for it. The layers before it hold what they keep. Without dropout the lesson's
-# section "What other settings change" says what falls away from the whole layer. From what is left
-# when the core is thrown away, the two masks outside the core fall away.
+# was chosen for it. The layers before it hold what they keep. {{LEFT}}
 
 # %% [markdown] tags=["hint"]
 # ```python
@@ -77,8 +88,7 @@ def peak_bytes(ways, s, b, h, a):
 #     peak = max(peak, held)
 #     held -= whole  # backward leaves the layer
 # ```
-# With dropout 0.1 `whole` is `34 + 5 * a * s / h`. Without dropout it is `32 + 2 * a * s / h`, and
-# `"selective"` keeps 32.
+# {{WHOLE}} Who has solved the puzzle needs no loop.
 
 # %% [markdown] tags=["oral"]
 # **Q.** All layers but one are `"full"`. For which layer is `"none"` free, in memory, and why?
@@ -91,6 +101,11 @@ def peak_bytes(ways, s, b, h, a):
 #
 # **A.** One core is made again at a time. It must be there while backward is in its layer, and it
 # is freed before the next one is made.
+#
+# **Q.** For each choice, in which layer is the highest point?
+#
+# **A.** In the last. On the way back a layer is exchanged for the inside of the one before, which
+# kept at most that inside; so what is held only falls.
 
 
 # %% tags=["solution"]
@@ -292,3 +307,28 @@ def adds_the_most_expensive_layer(ways, s, b, h, a):
     whole, rest = _layer(s, h, a)
     again = {"none": 0, "selective": whole - rest, "full": whole - 2}
     return _kept(ways, s, b, h, a) + s * b * h * max(again[way] for way in ways)
+
+
+# %% tags=["picture"]
+def way_back(student):
+    """What is held while backward is in each layer; of an answer that is right."""
+    import matplotlib.pyplot as plt
+
+    lines = {}
+    for way in _KEEPS:  # in layer i the layers behind it are gone: the peak of a shorter model
+        models = [[way] * i for i in range(1, LAYERS + 1)]
+        lines[way] = [student(ways, *_MT) for ways in models]
+        expect(lines[way], [_count(ways, *_MT) for ways in models], way)
+    fig, ax = plt.subplots(figsize=(5, 3.4))
+    for way, held in lines.items():
+        ax.plot(range(LAYERS), [x / 1e9 for x in held], marker="o", label=way)
+    ax.invert_xaxis()
+    ax.set(xticks=range(LAYERS), xlabel="backward is in layer", ylabel="GB held", ylim=(0, None))
+    title = "Highest in the last layer, whatever is chosen:\nits own choice changes nothing"
+    ax.set_title(title, fontsize=11)
+    ax.legend()
+    return fig, (
+        "Bytes held while backward goes from the last layer to the first, for none, selective and "
+        "full in all layers. Each line falls, and in layer 0 all are at one point: the inside of "
+        "one layer. The highest point is in the last layer, so its own choice changes nothing."
+    )

@@ -1,6 +1,6 @@
 # ---
 # mark: 3
-# minutes: 40
+# minutes: 30
 # help: empty
 # needs: [rank, process group, collective]
 # draws:
@@ -15,15 +15,20 @@
 # `receive` that both wait for the other side. And the tensor need not be a multiple of the ranks.
 #
 # `send(tensor, to)` returns when rank `to` has begun to receive. `receive(tensor, source)` fills
-# `tensor` with what rank `source` sends; it must have the right shape and type already.
+# `tensor` with what rank `source` sends; it must have the right length and type already. Of `dist`
+# you need `get_rank()` and `get_world_size()`, and nothing else.
 #
 # On this network messages go round to the {{ROUND}}: rank $r$ sends to rank $r {{SIGN}} 1$ alone, and
 # the ring is closed.
 #
 # **Target:** every rank returns the sum of all `x`, the same bits on each, and its own `x` is as
-# before. For 2, 3, 4 ... ranks and at least one element a rank; no rank waits for ever. If $n$
-# divides the length, each rank sends exactly $2(n-1)/n$ of the tensor, in $2(n-1)$ messages:
-# {{RANKS}} ranks send {{SENT}} numbers each of a tensor of {{LENGTH}}.
+# before. For 2, 3, 4 ... ranks and at least one element a rank, also 4 ranks and 5 elements; no
+# rank waits for ever. If $n$ divides the length, each rank sends exactly $2(n-1)/n$ of the tensor, in
+# $2(n-1)$ messages: {{RANKS}} ranks send {{SENT}} numbers each of a tensor of {{LENGTH}}.
+#
+# Messages move side by side. Let each take one beat, and a rank take part in one at a time: then
+# each of the $2(n-1)$ steps takes 3 beats at most. 5 ranks are done in 24. Were only one message on
+# its way at a time, they would need 40.
 #
 # To try it: `run(lambda: ring_all_reduce(torch.arange(4.0), send, receive), 2, timeout=10)`.
 
@@ -40,12 +45,23 @@ from minimtnlg import run
 
 def send(tensor, to):
     """Waits until rank `to` receives."""
-    dist.send(tensor.contiguous(), existing(to))
+    dist.send(size_of(tensor), existing(to))
+    dist.send(tensor.contiguous(), to)
 
 
 def receive(tensor, source):
-    """Fills the contiguous `tensor`; waits until rank `source` sends."""
-    dist.recv(tensor, existing(source))
+    """Fills the contiguous `tensor`; waits until rank `source` sends. ValueError if it misfits."""
+    size = torch.zeros(2, dtype=torch.int64)
+    dist.recv(size, existing(source))
+    if not torch.equal(size, size_of(tensor)):
+        sent, room = ("{} x {} bytes".format(*x.tolist()) for x in (size, size_of(tensor)))
+        raise ValueError(f"rank {source} sends {sent}, and there is room for {room}")
+    dist.recv(tensor, source)
+
+
+def size_of(tensor):
+    """[numbers, bytes of one]: goes ahead of each tensor."""
+    return torch.tensor([tensor.numel(), tensor.element_size()])
 
 
 def existing(rank):
@@ -137,7 +153,10 @@ _PATIENCE = 10  # seconds; a job takes a fraction of one
 
 
 def _program(student, length, whole_numbers):
-    """What one rank does and reports: (result, its x before, its x after, [(elements, to)])."""
+    """What one rank does and reports: (result, its x before, its x after, its messages).
+
+    A message is (kind, the other rank, elements).
+    """
     rank, messages = dist.get_rank(), []
     x = torch.randn(length, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
     if whole_numbers:
@@ -145,10 +164,14 @@ def _program(student, length, whole_numbers):
     before = x.clone()
 
     def counted_send(tensor, to):
-        messages.append((tensor.numel(), to))
         send(tensor, to)
+        messages.append(("send", to, tensor.numel()))
 
-    result = student(x, counted_send, receive)
+    def counted_receive(tensor, source):
+        receive(tensor, source)
+        messages.append(("receive", source, tensor.numel()))
+
+    result = student(x, counted_send, counted_receive)
     result = result.detach().clone() if isinstance(result, torch.Tensor) else result
     return result, before, x, messages
 
@@ -164,6 +187,8 @@ def _job(student, n, length, whole_numbers=True):
 
 def _reports(student, n, length, whole_numbers=True):
     """What `_program` returned on n ranks; a deadlock or another failure is put into words."""
+    if (n, length) != (2, 8):
+        _see_above(student, 2, 8)
     reports, error = _job(student, n, length, whole_numbers)
     if error is None:
         return reports
@@ -178,15 +203,48 @@ def _reports(student, n, length, whole_numbers=True):
     raise Feedback(
         f"{n} ranks, {length} elements: does every rank return?", f"all {n}, at once",
         f"a deadlock; after {_PATIENCE} s " + ", ".join(places),
-        "who waits for whom? A circle of sends never ends: let every other rank receive first",
+        "write down for each rank the call in which it waits, and for whom",
     )  # fmt: skip
+
+
+def _target(student):
+    """Reports of the job of `more_ranks`, which is the one to say why there are none."""
+    _see_above(student, 2, 8)
+    _see_above(student, RANKS, LENGTH)
+    return _reports(student, RANKS, LENGTH)
+
+
+def _see_above(student, n, length):
+    """Short words if a job failed of which an earlier check has spoken: it is waited for once."""
+    _, error = _job(student, n, length)
+    if error and error.type != "NotImplementedError":
+        raise Feedback(f"{n} ranks", "each rank returns", "not so; a check above says more")
+
+
+def _sent(messages):
+    """[(to, elements)] of what a rank has sent."""
+    return [(to, size) for kind, to, size in messages if kind == "send"]
+
+
+def _beats(logs):
+    """How long the messages of all ranks take, one beat each, as early as both sides are free."""
+    logs, free = [list(log) for log in logs], [0] * len(logs)
+    moved = True
+    while moved:
+        moved = False
+        for rank, log in enumerate(logs):
+            if log and log[0][0] == "send":
+                _, to, size = log[0]
+                if logs[to] and logs[to][0] == ("receive", rank, size):
+                    free[rank] = free[to] = max(free[rank], free[to]) + 1
+                    del log[0], logs[to][0]
+                    moved = True
+    return max(free)
 
 
 def _where(error):
     """The student's line in the report of a failed rank."""
-    if not error.type:  # the process ended: gloo gives up when a message does not fit
-        return "a piece that comes must fit into the tensor it is received into: which one comes?"
-    ours = ("_program", "counted_send", "send", "receive", "existing")
+    ours = ("_program", "counted_send", "counted_receive", "send", "receive", "existing")
     frames = re.findall(r"line (\d+), in (\S+)\n *(.+)", error.traceback)
     theirs = [frame for frame in frames if frame[1] not in ours]
     return "line {}, in {}: {}".format(*theirs[-1]) if theirs else ""
@@ -197,7 +255,8 @@ def _check_sum(student, n, length):
     expected = sum(before for _, before, _, _ in reports)
     for rank, (result, *_) in enumerate(reports):
         what = f"the result on rank {rank} of {n}, {length} elements (rank r adds 10**r * (i + 1))"
-        expect(result, expected, what, "the picture of the ring: which piece is where, and whole?")
+        look_at = "divide it by i + 1: each digit tells how often one rank's x is in it"
+        expect(result, expected, what, look_at)
 
 
 def two_ranks(student):
@@ -212,28 +271,28 @@ def more_ranks(student):
 
 def leaves_the_input(student):
     """Each rank's own x is as before"""
-    for rank, (_, before, after, _) in enumerate(_reports(student, RANKS, LENGTH)):
+    for rank, (_, before, after, _) in enumerate(_target(student)):
         look_at = "pieces made by chunk or tensor_split are views: += changes x"
         expect(after, before, f"x on rank {rank} of {RANKS} after the call", look_at)
 
 
 def traffic(student):
     """Each rank sends 2 (n - 1) / n of the tensor"""
-    for rank, (*_, messages) in enumerate(_reports(student, RANKS, LENGTH)):
+    for rank, (*_, messages) in enumerate(_target(student)):
         what = f"elements that rank {rank} of {RANKS} sends, for a tensor of {LENGTH}"
         look_at = f"each message is one piece of {RANKS}, in each of {2 * RANKS - 2} steps"
-        if not messages:
+        if not _sent(messages):
             look_at = "only what goes through the `send` that your function is given is counted"
-        expect(sum(size for size, _ in messages), SENT, what, look_at)
+        expect(sum(size for _, size in _sent(messages)), SENT, what, look_at)
 
 
 def goes_round_one_way(student):
     """Every message goes to the neighbour on the side of the statement"""
-    for rank, (*_, messages) in enumerate(_reports(student, RANKS, LENGTH)):
+    for rank, (*_, messages) in enumerate(_target(student)):
         neighbour = (rank + 1 if ROUND == "right" else rank - 1) % RANKS
         what = f"the ranks to which rank {rank} of {RANKS} sends"
         look_at = f"the ring of the statement goes to the {ROUND}; the pieces follow it"
-        expect(sorted({to for _, to in messages}), [neighbour], what, look_at)
+        expect(sorted({to for to, _ in _sent(messages)}), [neighbour], what, look_at)
 
 
 # %% tags=["hidden"]
@@ -247,14 +306,24 @@ def five_ranks(student):
     _check_sum(student, 5, 20)
     for rank, (*_, messages) in enumerate(_reports(student, 5, 20)):
         what = f"elements in the messages of rank {rank} of 5, for a tensor of 20"
-        sizes = [size for size, _ in messages]
+        sizes = [size for _, size in _sent(messages)]
         expect(sizes, [4] * 8, what, "2 (n - 1) messages of one piece each")
 
 
 def uneven_length(student):
     """Lengths that the ranks do not divide"""
-    for n, length in ((2, 3), (3, 10), (4, 7)):
+    for n, length in ((2, 3), (3, 4), (4, 5)):
         _check_sum(student, n, length)
+
+
+def side_by_side(student):
+    """Messages of different ranks move at the same time: 5 ranks are done in 24 beats"""
+    beats = _beats([messages for *_, messages in _reports(student, 5, 20)])
+    if beats > 24:
+        raise Feedback(
+            "beats until 5 ranks are done, one for a message", "24 at most", beats,
+            "in the first step, which rank can begin only when another is done with its message?",
+        )  # fmt: skip
 
 
 def same_bits_everywhere(student):
@@ -364,6 +433,46 @@ def drops_the_remainder(x, send, receive):
     n = dist.get_world_size()
     even = len(x) // n * n
     return torch.cat([ring_all_reduce(x[:even], send, receive), x[even:]])
+
+
+def cuts_with_chunk(x, send, receive):
+    """Caught by: uneven_length. Of 5 elements chunk(4) makes three pieces, and not four."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine = x.chunk(n)
+    moving = mine[(rank - _SIDE) % n]
+    for step in range(1, n):
+        own = mine[(rank - _SIDE * (1 + step)) % n]
+        moving = _shift(moving, own, send, receive) + own
+    whole = [moving] * n
+    for step in range(1, n):
+        place = (rank - _SIDE * step) % n
+        whole[place] = moving = _shift(moving, mine[place], send, receive)
+    return torch.cat(whole)
+
+
+def rank_0_alone_receives_first(x, send, receive):
+    """Caught by: side_by_side. The circle is cut at one place, so one message moves at a time."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    mine = x.tensor_split(n)
+
+    def shift(piece, like):
+        incoming = torch.empty_like(like)
+        for sending in (True, False) if rank else (False, True):
+            if sending:
+                send(piece, (rank + _SIDE) % n)
+            else:
+                receive(incoming, (rank - _SIDE) % n)
+        return incoming
+
+    moving = mine[(rank - _SIDE) % n]
+    for step in range(1, n):
+        own = mine[(rank - _SIDE * (1 + step)) % n]
+        moving = shift(moving, own) + own
+    whole = [moving] * n
+    for step in range(1, n):
+        place = (rank - _SIDE * step) % n
+        whole[place] = moving = shift(moving, mine[place])
+    return torch.cat(whole)
 
 
 def expects_what_it_sends(x, send, receive):

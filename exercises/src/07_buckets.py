@@ -1,6 +1,6 @@
 # ---
 # mark: 2
-# minutes: 25
+# minutes: 15
 # help: half
 # needs: [bucket, gradient hook, overlap]
 # draws:
@@ -163,7 +163,11 @@ def _check(student, parameters, limit, arrivals, look_at):
     case = f"{', '.join(f'{n} {4 * k}' for n, k in parameters)} bytes, limit {limit}, arrivals "
     case += " ".join(arrivals) or "none"
     got = student(list(parameters), limit, list(arrivals))
-    right = _expected(parameters, limit, arrivals)
+    _compare(got, _expected(parameters, limit, arrivals), case, look_at)
+
+
+def _compare(got, right, case, look_at):
+    """First the buckets, then when they leave: each mistake gets its own words."""
     pairs = isinstance(got, list) and all(isinstance(x, tuple | list) for x in got)
     if not pairs or any(len(x) != 2 for x in got):
         raise Feedback(f"what departures returns; {case}", "[(bucket, when), ...]", got)
@@ -176,10 +180,10 @@ def _check(student, parameters, limit, arrivals, look_at):
 
 def the_target(student):
     """Five parameters, and the arrivals of the target"""
-    got = student(list(_FIVE), LIMIT, list("ecdba"))
+    case = f"e 32, d 12, c 80, b 20, a 40 bytes, limit {LIMIT}, arrivals e c d b a"
     right = [(list(names), when) for names, when in zip(BUCKETS, WHEN, strict=True)]
-    what = f"buckets and when they leave; e 32, d 12, c 80, b 20, a 40 bytes, limit {LIMIT}"
-    expect(got, right, what, "d is what the hook waits for, if c has come before it")
+    look_at = "a bucket leaves when it and all before it have their gradients"
+    _compare(student(list(_FIVE), LIMIT, list("ecdba")), right, case, look_at)
 
 
 def the_expected_order(student):
@@ -191,7 +195,7 @@ def the_expected_order(student):
 
 def buckets_wait_for_their_turn(student):
     """A bucket that is full early waits for those before it"""
-    look_at = "the lesson's section 'The same order everywhere': while, not if"
+    look_at = "the lesson's section 'The same order everywhere'; how many may leave at one gradient?"
     for limit in (8, 40, 64):
         _check(student, _FIVE, limit, "abcde", look_at)
         _check(student, _FIVE, limit, "baced", look_at)

@@ -1,18 +1,18 @@
 # ---
 # mark: 2
-# minutes: 30
+# minutes: 25
 # help: half
 # needs: [micro-batch, process group, collective, gradient hook, bucket, overlap]
 # draws:
-#   BUG: [bucket_leaves_with_its_first_gradient, last_step_not_forgotten, divided_by_the_replicas_once_more]
+#   BUG: [buckets_expected_once, last_step_not_forgotten, divided_by_the_replicas_once_more]
 # ---
 
 # %% [markdown]
 # # Find the bug: replicas that learn worse
 #
 # A run on two replicas was repeated with plain PyTorch in one process: the same model, the same
-# batches, the same seed. The loss of the first step agrees to the last digit. From the second step on
-# the replicas are behind, and nothing crashes.
+# batches, the same seed. The loss of the first step agrees to the last digit. Later the replicas
+# are behind, and nothing crashes.
 #
 # The suspects are in the cell below: all of the package's `Replicas` but its `__init__`, without
 # comments. Find the one that is wrong, and mend it.
@@ -44,6 +44,27 @@ from minimtnlg.course.labs import excerpt
 _METHODS = "zero begin accumulate finish _expect_all _take _in_place _arrived _leave _land"
 FILE, SUSPECTS = "parallel/replicas.py", [f"Replicas.{name}" for name in _METHODS.split()]
 PLANTED, RIGHT = excerpt(FILE, SUSPECTS, BUG), excerpt(FILE, SUSPECTS)
+SEEN, FOLLOW = {
+    "buckets_expected_once": (
+        "One process is right, two replicas are not: so it has to do with sending. The gradient of "
+        "the first step is right: the first time all is sent as it should be. What does a step leave "
+        "behind that the next one would need otherwise?",
+        "Follow `_to_leave` through two steps: who fills it, who empties it, and who calls the "
+        "method that fills it?",
+    ),
+    "last_step_not_forgotten": (
+        "Wrong in one process too: nothing that sends is at fault. The first gradient is right, norm "
+        "and weights are wrong: something of a step outlives it.",
+        "Follow the sum of one parameter through two steps. Where is its gradient added, and where "
+        "does it become zero?",
+    ),
+    "divided_by_the_replicas_once_more": (
+        "One process is right, two replicas are not: so it has to do with sending. All gradients of "
+        "the first step are wrong, and Adam hardly notices: they are wrong by a common factor.",
+        "Follow the sum of one parameter from `_take` to `finish`. What is done to it besides "
+        "adding? The loss has been divided already.",
+    ),
+}[BUG]
 
 # %%
 from minimtnlg.course.labs import Lab
@@ -61,14 +82,10 @@ lab = Lab(FILE, SUSPECTS)
 # some? Each answer clears half of the suspects.
 
 # %% [markdown] tags=["hint"]
-# Wrong in one process too: nothing that sends is at fault. The first gradient right, norm and
-# weights wrong: something of a step outlives it. Some gradients wrong: an all-reduce took a
-# bucket that was not full. All wrong, and the norm by a factor: look at that factor.
+# {{SEEN}}
 
 # %% [markdown] tags=["hint"]
-# Follow one parameter through two steps: where does its sum become zero, when is its gradient added,
-# at which moment may its bucket leave, and is anything done to the sum besides adding? Three lines
-# decide it: one in `zero`, one in `_arrived`, one in `_leave`.
+# {{FOLLOW}}
 
 # %% [markdown] tags=["oral"]
 # **Q.** Adam is nearly blind to one bug of this kind: all gradients too small by the same factor.
@@ -186,18 +203,13 @@ def sums_in_fp32(student):
 
 
 # %% tags=["wrong"]
-class sends_the_first(Replicas):
-    """Caught by: as_one_process. The gradients of a bucket come together, it seems."""
+class expects_buckets_once(Replicas):
+    """Caught by: as_one_process. Zeros are all that a step needs at its start, it seems."""
 
-    def _arrived(self, parameter):
-        if self.sending is None:
-            return
-        self._take(parameter)
-        if not self.sending:
-            return
-        self.buckets[self._place[parameter][0]].missing.clear()
-        while self._to_leave and not self.buckets[self._to_leave[0]].missing:
-            self._leave(self._to_leave.popleft())
+    def zero(self):
+        for parameter, gradient in zip(self.owned, self.gradients, strict=True):
+            gradient.zero_()
+            parameter.grad = gradient if parameter.dtype == self.dtype else None
 
 
 class sends_at_the_end(Replicas):
