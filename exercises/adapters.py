@@ -32,7 +32,7 @@ ANSWERS = {
     "accumulate": None,
     # 05 The highest point: peak_bytes(ways, s, b, h, a)
     "kept_bytes": None,
-    # 05 Find the bug: gradients of another model: dropout(x, p, draw, layer, site, piece=0)
+    # 05 Find the bug: gradients of another model: dropout(x, p, draw, layer, site, piece=0, made={})
     "bug_in_the_masks": None,
     # 05 Checkpointing for a real layer: Checkpoint, a class
     "checkpoint": None,
@@ -58,7 +58,7 @@ ANSWERS = {
     "bug_in_the_vocabulary": None,
     # 09 The loss over a cut vocabulary: vocabulary_loss(logits, labels)
     "vocabulary_loss": None,
-    # 10 A norm on pieces of the sequence: norm_on_a_piece(x, weight, bias, group)
+    # 10 A norm on pieces of the sequence: NormOnAPiece, a class
     "layer_norm_pieces": None,
     # 10 Find the bug: right forward, wrong backward: LayerNorm, a class
     "bug_in_the_pieces": None,
