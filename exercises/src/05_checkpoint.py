@@ -54,9 +54,9 @@ class Checkpoint(torch.autograd.Function):
 # may require a gradient? Compare `x.requires_grad` before and after `detach`.
 
 # %% [markdown] tags=["hint"]
-# `torch.autograd.backward(outputs, gradients)` fills `.grad` of the weights and of the detached inputs. Return one entry for each argument of
-# `forward`, in their order: `None` for `function` and the `.grad` of each input (a tuple, not a list
-# in a tuple).
+# `torch.autograd.backward(outputs, gradients)` fills `.grad` of the weights and of the detached
+# inputs. Return one entry for each argument of `forward`, in their order: `None` for `function` and
+# the `.grad` of each input (a tuple, not a list in a tuple).
 
 # %% [markdown] tags=["hint"]
 # Store `torch.get_rng_state()` on `ctx` before the first run. In backward,

@@ -32,7 +32,7 @@
 # | `zero()` | once, at its start |
 # | `begin(last)`, backward, `accumulate()` | for each micro-batch; `last` says whether it is the last |
 # | `_arrived(parameter)` | by autograd, when one gradient of this backward is complete |
-# | `finish()` | once, at its end; then `gradients` holds the sums, and the weights are updated |
+# | `finish()` | at its end, and again before the update, when nothing is left to send; then `gradients` holds the sums |
 #
 # `_sums[b]` is the flat fp32 tensor of bucket `b`, `gradients` are views of it. `_place[p]` is
 # (number of the bucket, place in it). Where the weights have the format of the sums, `p.grad` is

@@ -26,7 +26,7 @@ from minimtnlg.course.mutants import PACKAGE, copied, find, on_ranks
 from minimtnlg.ranks import RankError
 
 SMALL = ("model.layers=2", "model.hidden=16", "model.heads=4", "model.seq=8", "model.vocab=32")
-PATIENCE = 30  # seconds; a job takes one or two, and a deadlock is waited for
+PATIENCE = 60  # seconds; a job takes one or two, and a deadlock is waited for
 
 
 def excerpt(file, suspects, bug=None):
