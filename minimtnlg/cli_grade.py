@@ -30,7 +30,7 @@ def grade(
     seconds: Annotated[float, typer.Option(min=0.1, help="Of one submission, by the clock.")] = 30,
     memory: Annotated[int, typer.Option(min=64, help="Of one submission, in MB.")] = 2048,
     course: Annotated[
-        Path | None, typer.Option(help="Folder whose exercises/src counts; else the class's own.")
+        Path | None, typer.Option(help="Folder whose exercises/src counts; else the public ones.")
     ] = None,
 ):
     """Grade submissions in sandboxes. Exit status 0 if all points were got, else 1.
@@ -40,12 +40,13 @@ def grade(
     from minimtnlg.course import gradebook
     from minimtnlg.course.exercises import find
     from minimtnlg.course.grade import grade as run
+    from minimtnlg.course.grade import one_student
     from minimtnlg.course.handback import write_pages
-    from minimtnlg.course.sources import home
+    from minimtnlg.course.sources import ROOT
     from minimtnlg.errors import InputError
 
     known = gradebook.read_roster(roster) if roster else None
-    root = course or home()
+    root = course or ROOT  # never what lies in a student's repository: its code would run here
     named = [find(name, root).stem for name in exercise or ()]
     results = run(
         paths, named or None, root, students=known or (), jobs=jobs, afresh=bool(named),
@@ -53,6 +54,8 @@ def grade(
     )  # fmt: skip
     if not results and not known:
         raise InputError(f"{', '.join(map(str, paths))}: no submission to an exercise found")
+    if gradescope and not known:  # all that lies there is one student's
+        results = one_student(results)
     table, stems = gradebook.by_student(results, known, named)
     if gradescope:
         gradebook.write(gradescope, gradebook.to_gradescope(table))
@@ -62,6 +65,7 @@ def grade(
         gradebook.write(csv, gradebook.to_csv(table, stems, known))
     if feedback:
         write_pages(feedback, table, known)
+    sys.stdout.reconfigure(errors="backslashreplace")
     print(gradebook.to_text(table, stems))
     if lost := [r for r in results if r.lost]:
         words = f"{len(lost)} could not be graded; run again. The first: {lost[0].trouble}"

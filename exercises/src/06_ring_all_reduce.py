@@ -262,6 +262,10 @@ def _check_sum(student, n, length):
 def two_ranks(student):
     """Two ranks return, with the sum"""
     _check_sum(student, 2, 8)
+    for rank, (*_, messages) in enumerate(_reports(student, 2, 8)):
+        look_at = "the sum is to be built from the `send` and `receive` that are given"
+        what = f"does rank {rank} of 2 use its `send`?"
+        expect(bool(_sent(messages)), True, what, look_at)
 
 
 def more_ranks(student):
@@ -402,7 +406,7 @@ def rank_0_does_it(x, send, receive):
 
 
 def leaves_it_to_the_library(x, send, receive):
-    """Caught by: traffic. dist.all_reduce gives the sum, and nothing was built."""
+    """Caught by: two_ranks. dist.all_reduce gives the sum, and nothing was built."""
     total = x.clone()
     dist.all_reduce(total)
     return total

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import queue
+import re
+import secrets
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,9 +20,10 @@ from pathlib import Path
 
 from minimtnlg.course import exercises, integrity, pages, submissions
 from minimtnlg.course.sandbox import LIMITS, Sandbox
-from minimtnlg.course.sources import ROOT, exercise_sources, read_exercise
+from minimtnlg.course.sources import ROOT, class_id, exercise_sources, read_exercise
+from minimtnlg.data.sources import cache_dir
 from minimtnlg.errors import InputError
-from minimtnlg.files import appearing
+from minimtnlg.files import appearing, only_one
 
 FULL = 10  # points of an exercise
 KEPT = Path(".minimtnlg-grade")  # in the current folder
@@ -71,14 +74,14 @@ def grade(
     sources = {s.stem: s for s in known}
     wanted = set(sources) if named is None else {exercises.find(n, root).stem for n in named}
     found = submissions.find(paths, known, students)
-    found = [s for s in found if s.exercise in wanted or not s.exercise]
+    found = [s for s in found if s.exercise in wanted or not (s.exercise or named)]
     limits = LIMITS | limits
     results, waiting = {}, queue.SimpleQueue()
     for submission in found:
         begun = _begin(submission, sources.get(submission.exercise), limits)
         result = begun if isinstance(begun, Result) else _recall(kept, begun, afresh)
         if result:
-            results[submission] = dataclasses.replace(result, student=submission.student)
+            results[submission] = result
         else:
             waiting.put((submission, begun))
     if todo := waiting.qsize():
@@ -86,7 +89,25 @@ def grade(
         secret = [str(Path(root).resolve() / "exercises" / "src"), str(ROOT / "exercises" / "src")]
         tell(f"{todo} to grade, {jobs} side by side")
         results |= _work(waiting, jobs, sources, limits, kept, secret, tell)
-    return _best([results[submission] for submission in found])
+    own = class_id(root)
+    return _best([_of_this_class(results[submission], submission, own) for submission in found])
+
+
+def _of_this_class(result, submission, own):
+    """The result, with a word to the teacher if its notebook was made for another class.
+
+    own: the id of the class whose checks count, None for the public ones
+    """
+    try:
+        text = submissions.code(submission.path.name, submissions.read(submission.path))
+    except (InputError, OSError):
+        return result
+    made_for = re.search(r"""^setup\((?:"(\w+)")?\)$""", text, re.MULTILINE)
+    if made_for is None or made_for[1] == own:
+        return result
+    name = f"the class {made_for[1]}" if made_for[1] else "the public course"
+    words = f"made for {name}, graded by other checks: is --course right?"
+    return dataclasses.replace(result, flags=[words, *result.flags])
 
 
 def _begin(submission, source, limits):
@@ -101,12 +122,23 @@ def _begin(submission, source, limits):
         title = source.title if source else ""
         return Result(submission.student, submission.exercise, title, str(submission.path),
                       trouble=trouble)  # fmt: skip
-    how = [json.dumps(limits), submission.key, submission.path.name]
-    parts = [_grader(), source.path.read_bytes(), *(text.encode() for text in how)]
+    how = [json.dumps(limits), submission.key, submission.student, str(submission.path)]
+    parts = [_grader(), _secret(), source.path.read_bytes(), *map(os.fsencode, how)]
     for name, data in sorted(files.items()):
-        parts += [name.encode(), data]
+        parts += [os.fsencode(name), data]
     whole = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts))
     return whole.hexdigest()
+
+
+@functools.cache
+def _secret():
+    """A number of this user's: else a student could lay a kept result beside the submission."""
+    path = cache_dir() / "grader"
+    with only_one(path.with_name("grader.lock"), path.name):
+        if not path.exists():
+            with appearing(path) as aside:
+                aside.write_bytes(secrets.token_bytes(32))
+        return path.read_bytes()
 
 
 @functools.cache
@@ -244,6 +276,12 @@ def judge(submission, source, became, flags=(), seconds=0.0):
         round(seconds, 2),
         bool(fault) or became.get("lost", False),
     )
+
+
+def one_student(results):
+    """The results as those of one student, the first who has an answer."""
+    names = [r.student for r in sorted(results, key=lambda r: not r.exercise)]
+    return _best([dataclasses.replace(r, student=names[0]) for r in results])
 
 
 def _best(results):

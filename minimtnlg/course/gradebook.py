@@ -143,10 +143,11 @@ def to_text(table, stems):
             words = look[0] + more if look else ""
             lines.append((student, _number(total(row)), most, f"{done} of {len(stems)}", words))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
+    text = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def is_full(table):
@@ -175,4 +176,4 @@ def write(path, text):
     from minimtnlg.files import appearing
 
     with appearing(Path(path)) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -26,7 +26,7 @@ def write_pages(folder, table, roster=None):
     """Write FOLDER/STUDENT.html for each student of the table; returns the paths."""
     paths, taken = [], set()
     for student, row in table.items():
-        name = re.sub(r"[^\w.-]", "_", student).lstrip(".") or "_"
+        name = re.sub(r"[^\w.-]", "_", student).lstrip(".")[:100] or "_"
         while name.lower() in taken:  # two names that differ in what a file's name can't hold
             name += "_"
         taken.add(name.lower())

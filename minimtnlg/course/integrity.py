@@ -10,10 +10,13 @@ or speak for the grader. Three measures, none of them perfect (`docs/grading.md`
     scan()     names in the code that a teacher may want to look at
 """
 
+import _signal
 import ast
 import builtins
 import importlib.machinery
 import os
+import signal
+import symtable
 import sys
 import sysconfig
 import types
@@ -23,6 +26,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RELIED_ON = (
     "builtins", "copy", "functools", "inspect", "itertools", "json", "linecache", "math",
     "operator", "os", "pickle", "random", "re", "statistics", "time", "traceback", "types",
+    "ast", "dataclasses", "textwrap", "numpy._core._methods", "numpy.core._methods",
     "cloudpickle", "numpy", "numpy.linalg", "numpy.random", "torch", "torch.autograd",
     "torch.distributed", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.testing",
 )  # fmt: skip
@@ -59,11 +63,13 @@ def picture(functions, modules=()):
         for key, value in scope.items()
         if isinstance(value, types.FunctionType)
     ]
-    loaded = dict(sys.modules)
+    modules_now, loaded = sys.modules, dict(sys.modules)
     usual = set(vars(builtins))
     finders = list(sys.meta_path), list(sys.path_hooks)
 
     def replaced():
+        if sys.modules is not modules_now:
+            return "sys.modules"
         for name, scope in before.items():
             now = scopes[name]
             for key, value in scope.items():
@@ -99,6 +105,48 @@ def another_package():
     return found is None or os.path.dirname(found.origin or "") != PACKAGE
 
 
+def changed_copy():
+    """What is not as its file says in a loaded copy of the package, or "".
+
+    For the labs, whose ranks import a copy. The one file that the lab has changed is left out.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "minimtnlg" or not getattr(module, "__file__", None):
+            continue
+        with open(module.__file__, "rb") as file:
+            text = file.read()
+        ours = os.path.join(PACKAGE, *module.__file__.rpartition("minimtnlg" + os.sep)[2:])
+        with open(ours, "rb") as file:
+            if file.read() != text:
+                continue
+        written, tree = _codes(compile(text, module.__file__, "exec")), ast.parse(text)
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        scopes = [(name, tree.body, vars(module))]
+        scopes += [(f"{name}.{c.name}", c.body, vars(vars(module)[c.name])) for c in classes]
+        for place, body, scope in scopes:
+            for node in body:
+                plain = isinstance(node, ast.FunctionDef) and not node.decorator_list
+                if plain and node.name != "__torch_dispatch__":  # that one torch wraps
+                    value = scope.get(node.name)
+                    if type(value) in (staticmethod, classmethod):  # __new__ becomes one
+                        value = value.__func__
+                    if type(value) is not types.FunctionType or value.__code__ not in written:
+                        return f"{place}.{node.name}"
+        sets = symtable.symtable(text.decode(), name, "exec")
+        for key in vars(builtins).keys() & vars(module).keys():
+            if not key.startswith("__") and not (
+                key in sets.get_identifiers() and sets.lookup(key).is_local()
+            ):  # it hides the real one
+                return f"{name}.{key}"
+    return ""
+
+
+def _codes(code):
+    """The code object of a file with all that are in it."""
+    inside = [x for x in code.co_consts if isinstance(x, types.CodeType)]
+    return {code}.union(*map(_codes, inside))
+
+
 def _is_fixed(module, key, value):
     """Whether a name stays what it is in honest use: functions, classes, modules, constants."""
     if key.startswith("__") and key != "__import__":
@@ -129,7 +177,9 @@ PROGRAMS = (
 )  # fmt: skip
 HELPERS = {  # functions of the standard library that do these things for who calls them
     "inspect.py": {"currentframe", "stack", "trace", "getouterframes", "getinnerframes"},
-    "traceback.py": {"walk_stack", "walk_tb"},
+    "traceback.py": {"walk_stack", "walk_tb", "_walk_tb_with_full_positions"},
+    "bdb.py": {"get_stack"},
+    "asyncio/base_tasks.py": {"_task_get_stack"},
     "logging/__init__.py": {"<lambda>", "currentframe"},
     "ctypes/__init__.py": {"__getattr__", "__getitem__", "__init__", "LoadLibrary"},
     "subprocess.py": {"__init__", "run", "call", "check_output", "check_call", "_execute_child"},
@@ -163,6 +213,7 @@ def refuse(known, enclosed, secret=()):
     Returns a list that grows by what was tried.
     """
     tried, busy = [], []
+    given = INSIDE.union(*HELPERS.values(), (event.partition(".")[2] for event in FRAMES + GARBAGE))
     getframe, helpers = sys._getframe, HELPERS
     secret = tuple(os.path.realpath(folder) for folder in secret)
     names = {name for folder in secret if os.path.isdir(folder) for name in os.listdir(folder)}
@@ -184,12 +235,21 @@ def refuse(known, enclosed, secret=()):
                 tried.append(what)
                 raise PermissionError(f"a submission may not use {what}")
 
-    def students(frame):
-        """Whether the student's code does it, also by a helper of the standard library."""
+    def names_one(code):
+        """Whether it asks for frames itself, and isn't handed a function that does."""
+        texts = [const for const in code.co_consts if type(const) is str]
+        return not given.isdisjoint([*code.co_names, *texts])
+
+    def students(frame, gives=False):
+        """Whether the student's code does it, also by a helper of the standard library.
+
+        gives: of what hands something out, any library's function helps that was given a function
+        """
         while frame and known(frame.f_code.co_filename):
             name = "/".join(frame.f_code.co_filename.split(os.sep)[-2:])
             short = name.partition("/")[2]
-            if frame.f_code.co_name not in helpers.get(name, helpers.get(short, ())):
+            own = helpers.get(name, helpers.get(short, ()))
+            if frame.f_code.co_name not in own and not (gives and not names_one(frame.f_code)):
                 return False
             frame = frame.f_back
         return frame is not None
@@ -199,7 +259,8 @@ def refuse(known, enclosed, secret=()):
             return hidden(arguments[0], frame)
         if event in TRACING:  # a debugger of the standard library hands out frames, too
             return event
-        if not students(frame):
+        gives = event in FRAMES + GARBAGE or arguments[1:2] and arguments[1] in INSIDE
+        if not students(frame, gives):
             return ""
         if event in ("object.__getattr__", "object.__setattr__"):
             return arguments[1] if arguments[1] in INSIDE else ""
@@ -227,6 +288,11 @@ def refuse(known, enclosed, secret=()):
             return "the exercises' sources"
         return ""
 
+    def handler(*_):
+        tried.append("signal.signal")
+        raise ValueError("a submission may not handle signals")  # as asyncio expects in a thread
+
+    signal.signal = _signal.signal = handler  # a handler is given the frame; no event tells of it
     sys.addaudithook(hook)
     return tried
 
@@ -238,7 +304,8 @@ SUSPICIOUS = {
     "gc", "ctypes", "get_objects", "get_referrers", "settrace", "setprofile", "addaudithook",
     "__code__", "__closure__", "__globals__", "cell_contents", "__subclasses__",
     "__torch_function__", "__torch_dispatch__", "__eq__", "__ne__", "_exit", "fork",
-    "system", "Popen", "subprocess", "setattr",
+    "system", "Popen", "subprocess", "setattr", "signal", "exec", "__import__",
+    "import_module", "__dict__", "getclosurevars", "linecache", "update_wrapper",
 }  # fmt: skip
 USUAL = (".course.setup", ".course.check", ".ranks", ".course.adapters")
 PHRASES = ("exercises.load", "exercises/src", "course.exercises", "course.feedback", "/proc/")
@@ -252,7 +319,7 @@ def scan(code, given=""):
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+        return ["code that can't be read"]
     names = {getattr(node, field, None) for node in nodes for field in ("id", "attr", "name")}
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in nodes:
@@ -265,23 +332,23 @@ def scan(code, given=""):
     for name in modules:  # the package has its own version of much that is asked
         if name.startswith("minimtnlg.") and name not in given and not name.endswith(USUAL):
             found.add(f"imports {name}")
-    for node in nodes:  # torch.allclose = ...
-        targets = getattr(node, "targets", [])
-        found |= {ast.unparse(t) + " = ..." for t in targets if _is_foreign(t, nodes)}
-    return sorted(found)
-
-
-def _is_foreign(target, nodes):
-    """Whether an assignment is to an attribute of a module that the code imports."""
-    if not isinstance(target, ast.Attribute):
-        return False
-    root = target
-    while isinstance(root, ast.Attribute):
-        root = root.value
     imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in nodes
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    return isinstance(root, ast.Name) and root.id in imported
+    for node in nodes:  # torch.allclose = ...
+        found |= {_foreign(target, imported) for target in getattr(node, "targets", [])}
+    return sorted(found - {""})
+
+
+def _foreign(target, imported):
+    """`torch.allclose = ...` if a target is an attribute of what the code imports, else ""."""
+    parts, root = [], target
+    while isinstance(root, ast.Attribute):
+        parts.insert(0, root.attr)
+        root = root.value
+    if not parts or not isinstance(root, ast.Name) or root.id not in imported:
+        return ""
+    return ".".join([root.id, *parts])[:200] + " = ..."

@@ -28,10 +28,12 @@ def start(exercise, modules, known, enclosed):
     def watched(*arguments):
         ours = _set_aside()
         value = work(*arguments)
+        changed = ""
         if ours:
+            changed = integrity.changed_copy()
             sys.modules.update(ours)
             del sys.path[0]
-        if changed := picture():
+        if changed := changed or picture():
             raise RuntimeError(f"your code replaces {changed}")
         return value
 

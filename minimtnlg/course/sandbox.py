@@ -14,6 +14,7 @@ keeper has drawn for it. Whatever else arrives, is printed, written or returned 
 means nothing.
 """
 
+import ast
 import contextlib
 import json
 import os
@@ -229,8 +230,8 @@ def heard(words, nonce):
     said = []
     for line in words.split(b"\n"):
         if line.startswith(nonce.encode()):
-            with contextlib.suppress(ValueError):
-                said.append(json.loads(line[len(nonce) :]))
+            with contextlib.suppress(ValueError, SyntaxError):
+                said.append(ast.literal_eval(line[len(nonce) :].decode()))
     return said
 
 

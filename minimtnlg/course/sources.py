@@ -92,9 +92,9 @@ def home():
     return next((f for f in (here, *here.parents) if (f / "class.toml").is_file()), ROOT)
 
 
-def class_id():
-    """The id of the class whose repository `home` is; None in the public course."""
-    marker = home() / "class.toml"
+def class_id(root=None):
+    """The id of the class whose repository `root` or `home` is; None in the public course."""
+    marker = Path(root or home()) / "class.toml"
     return tomllib.loads(marker.read_text(encoding="utf-8"))["id"] if marker.is_file() else None
 
 

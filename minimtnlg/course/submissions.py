@@ -16,17 +16,19 @@ Hidden folders, packages (with `__init__.py`), `src` and environments are not lo
 """
 
 import ast
+import contextlib
 import json
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minimtnlg.course import exercises
 from minimtnlg.errors import InputError
 
 LARGEST = 20 * 2**20  # bytes of a submission; a notebook with figures has a few
+EASY = ("time", "timeit", "capture", "prun")  # cell magics whose cell is Python all the same
 PASSED_OVER = ("submitted", "exercises", "work")
 
 
@@ -39,10 +41,11 @@ class Submission:
     path: Path
     key: str = ""  # the exercise's name in the file's ANSWERS
     trouble: str = ""  # why it can't be graded
+    shared: bool = False  # others' files lie in its folder
 
     def files(self):
         """name -> bytes of what the code may read: the file, or for ANSWERS its whole folder."""
-        if not self.key:
+        if not self.key or self.shared:
             return {self.path.name: read(self.path)}
         found, size = {}, 0
         for path in _files(self.path.parent, packages=True):
@@ -74,6 +77,10 @@ def find(paths, sources, students=()):
             student, folder = _who(path.relative_to(top), top, names, shared, students)
             for exercise, key, trouble in _which(path, folder, names, targets):
                 found.append(Submission(student, exercise, path, key, trouble))
+    owners = {}
+    for one in found:
+        owners.setdefault(one.path.parent, set()).add(one.student)
+    found = [replace(one, shared=len(owners[one.path.parent]) > 1) for one in found]
     return sorted(set(found), key=lambda s: (s.student, s.exercise, str(s.path)))
 
 
@@ -89,15 +96,34 @@ def read(path):
 
 def code(name, data):
     """The text of a module, or of a notebook's code cells; "" if it is neither."""
-    text = data.decode("utf-8", errors="replace")
+    text = data.decode("utf-8-sig", errors="replace")
     if not name.endswith(".ipynb"):
         return text if name.endswith(".py") else ""
     try:
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-        sources = [cell["source"] for cell in cells]
-        return "\n\n".join(s if isinstance(s, str) else "".join(s) for s in sources)
+        return "\n\n".join(python(cell["source"]) for cell in cells)
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+def python(source):
+    """A cell as Python: magics, shell commands and questions in it become `pass`."""
+    source = source if isinstance(source, str) else "".join(source)
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        ast.parse(source)
+        return source  # a line may begin with `% n` or stand in a text
+    magic = re.match(r"\s*%%(\w*)", source)
+    if magic and magic[1] not in EASY:
+        return "pass"
+    return "\n".join(map(_line, source.split("\n")))
+
+
+def _line(line):
+    """A line of a cell, or `pass` in place of a magic, a shell command or a question."""
+    other = re.match(r"(\s*)(?:[%!?]|\w+\s*=\s*[%!]\s*\w)", line)
+    if other or re.fullmatch(r"\s*[\w.]+\?{1,2}\s*", line):
+        return re.match(r"\s*", line)[0] + "pass"
+    return line
 
 
 def _files(top, packages=False):

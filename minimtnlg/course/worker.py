@@ -20,7 +20,6 @@ import importlib
 import json
 import linecache
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -28,10 +27,9 @@ import types
 
 import cloudpickle
 
-from minimtnlg.course import adapters
+from minimtnlg.course import adapters, submissions
 
 LONGEST = 3000  # characters of what is said about one check
-EASY = ("time", "timeit", "capture", "prun")  # cell magics whose cell is Python all the same
 
 
 def get_ready():
@@ -88,7 +86,7 @@ def work(job, mouth, nonce, folder, enclosed):
     def tell(**said):
         if os.getpid() != me:  # a fork that the submission has made
             os._exit(1)
-        os.write(mouth, f"{nonce}{json.dumps(said)}\n".encode())
+        os.write(mouth, f"{nonce}{said!a}\n".encode())  # not json: its encoder can be replaced
 
     try:
         here = _settle(folder, job["files"])
@@ -149,7 +147,7 @@ def _load(here, main, key, target):
     """(the answer, "") or (None, why there is none), from the submission's main file."""
     path, troubles = os.path.join(here, main), []
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read()
         cells = list(_cells(text)) if main.endswith(".ipynb") else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -160,7 +158,8 @@ def _load(here, main, key, target):
         for name, code in cells:
             _execute(name, code, scope, troubles)
     else:
-        scope = types.ModuleType(os.path.basename(main)[:-3])
+        name = os.path.basename(main)[:-3]
+        scope = types.ModuleType(f"{name}_" if name in sys.modules else name)  # abc.py of abc
         scope.__file__ = path
         sys.modules[scope.__name__] = scope
         _execute(path, text, scope, troubles, whole=True)
@@ -186,20 +185,7 @@ def _cells(text):
         if cell.get("cell_type") != "code":
             continue
         number += 1
-        source = cell.get("source", "")
-        lines = (source if isinstance(source, str) else "".join(source)).splitlines()
-        magic = re.match(r"\s*%%(\w*)", "\n".join(lines))
-        if magic and magic[1] not in EASY:
-            continue
-        yield f"<cell {number}>", "\n".join(map(_python, lines))
-
-
-def _python(line):
-    """A line of a cell, or `pass` in place of a magic, a shell command or a question."""
-    other = re.match(r"(\s*)(?:[%!?]|\w+\s*=\s*[%!]\s*\w)", line)
-    if other or re.fullmatch(r"\s*[\w.]+\?{1,2}\s*", line):
-        return re.match(r"\s*", line)[0] + "pass"
-    return line
+        yield f"<cell {number}>", submissions.python(cell.get("source", ""))
 
 
 def _execute(name, code, scope, troubles, whole=False):

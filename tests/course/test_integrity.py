@@ -86,7 +86,8 @@ def test_what_a_check_imports_later_is_watched_as_well(monkeypatch):
         ("from minimtnlg.plan import planner", ["imports minimtnlg.plan"]),
         ("from minimtnlg.course.check import check\nself.x = 1", []),
         ("from minimtnlg import run", []),
-        ("def f(:", []),
+        ("def f(:", ["code that can't be read"]),
+        ("import torch\ntorch" + ".a" * 2000 + " = 1", ["torch" + (".a" * 98)[:195] + " = ..."]),
     ],
 )
 def test_scan(code, found):

@@ -13,7 +13,7 @@ import pytest
 from conftest import small_course
 from handed_in import hand_in, notebook
 
-from minimtnlg.course import grade, sandbox
+from minimtnlg.course import grade, gradebook, handback, sandbox
 
 RIGHT = """
 def agreeing(a, b):
@@ -127,6 +127,30 @@ TRICKS = {  # what is replaced or looked into, and a word of what is said about 
     "reads_the_source": (
         "import glob\ntexts = [open(p).read() for p in glob.glob('{root}/exercises/src/*.py')]\n"
         "kept = exec(texts[0].split('tags=[\"solution\"]')[1].split('# %%')[0])", ""),
+    "looks_by_a_signal": (
+        "import signal\nseen = []\ndef handler(number, frame): seen.append(frame)\n"
+        "kept = signal.signal(signal.SIGUSR1, handler)\ndef agreeing(a, b):\n"
+        "    signal.raise_signal(signal.SIGUSR1)\n    frame = seen[0]\n"
+        "    while 'PLACES' not in frame.f_globals: frame = frame.f_back\n"
+        "    return frame.f_globals['PLACES']", ""),
+    "looks_by_a_library": (
+        "import functools, sys\nclass Frame(int):\n"
+        "    found = functools.cached_property(sys._getframe)\ndef agreeing(a, b):\n"
+        "    frame = Frame(1).found\n"
+        "    while 'PLACES' not in frame.f_globals: frame = frame.f_back\n"
+        "    return frame.f_globals['PLACES']", ""),
+    "speaks_by_json": (
+        "import json\nreal = json.JSONEncoder().encode\nkept = vars(json._default_encoder).update("
+        "encode=lambda s: real(dict(s, kind='passed') if 'check' in s else s))\n" + WRONG, ""),
+    "another_any": (
+        "import numpy._core._methods as inner\ninner.umr_any = lambda *a, **k: False\n" + WRONG,
+        "umr_any"),
+    "another_list_of_modules": (
+        "import sys\nsys.modules = dict(sys.modules)\n" + WRONG, "sys.modules"),
+    "another_package": (
+        "import os, sys\nkept = os.makedirs('fake/minimtnlg')\n"
+        "with open('fake/minimtnlg/__init__.py', 'w') as file: kept = file.write('')\n"
+        "kept = sys.path.insert(0, 'fake')\n" + WRONG, "the package minimtnlg"),
     "pretends_a_file": (
         "kept = exec(compile('import sys\\ndef agreeing(a, b): return sys._getframe(1)"
         ".f_globals[\"PLACES\"]', '{stdlib}/inspect.py', 'exec'))", ""),
@@ -265,3 +289,39 @@ def test_attempts_are_told_to_the_teacher(graded):
     assert "tried: tb_frame" in results["looks_at_a_traceback"].flags
     assert "torch.allclose = ..." in results["replaces_allclose"].flags
     assert results["ada"].flags == []
+
+
+def test_files_as_editors_and_systems_leave_them(tmp_path):
+    """A line that begins with `%`, a mark at the start, foreign names: all that is no fault."""
+    course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
+    split = RIGHT.replace("return sum", "return (1000\n    % 1000) + sum")
+    hand_in(folder, "black", "00_template", notebook("%matplotlib inline", split))
+    hand_in(folder, "separator", "00_template", notebook(f'text = "a\u2028b"\n{RIGHT}'))
+    hand_in(folder, "notepad", "00_template", "\ufeff" + notebook(RIGHT))
+    hand_in(folder / "00_template", ".", "abc.py", RIGHT)  # a student whose name a module has
+    right = ("black", "separator", "notepad", "abc")
+    hand_in(folder, "surrogate", "00_template", notebook("raise ValueError('\\ud800')", RIGHT))
+    hand_in(folder, os.fsdecode(b"ren\xe9"), "00_template", notebook(WRONG))
+    results = grade.grade([folder], root=course, jobs=2, kept=tmp_path / "kept", seconds=20)
+    points = {r.student: (r.points, r.trouble) for r in results}
+    assert {name: points[name] for name in right} == dict.fromkeys(right, (grade.FULL, ""))
+    assert points[os.fsdecode(b"ren\xe9")][0] == 0
+    table, stems = gradebook.by_student(results, None, ())
+    gradebook.write(tmp_path / "marks.csv", gradebook.to_csv(table, stems, None))
+    assert len(handback.write_pages(tmp_path / "pages", table)) == len(table)
+    assert "ren" in gradebook.to_text(table, stems)
+
+
+def test_a_neighbours_file_is_no_answer(tmp_path):
+    course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
+    hand_in(folder, ".", "ada.py", RIGHT)
+    hand_in(folder, ".", "mallory.py", 'ANSWERS = {"template": "ada:agreeing"}')
+    results = grade.grade([folder], root=course, jobs=1, kept=None, seconds=20)
+    assert {r.student: r.points for r in results} == {"ada": grade.FULL, "mallory": 0}
+
+
+def test_what_was_made_for_another_class_is_told(tmp_path):
+    course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
+    hand_in(folder, "ada", "00_template", notebook('setup("1a2b3c")', RIGHT))
+    (result,) = grade.grade([folder], root=course, jobs=1, kept=None, seconds=20)
+    assert "made for the class 1a2b3c" in result.flags[0]
