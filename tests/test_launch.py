@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from minimtnlg import launch
 from minimtnlg.config import load, sized
+from minimtnlg.course.release import PAGES
 from minimtnlg.data.prepare import prepare
 from minimtnlg.engines import ENGINES, installed
 from minimtnlg.errors import InputError
@@ -80,7 +81,7 @@ def test_every_script_can_be_read(target, overrides, tmp_path):
 def test_every_template_is_used_and_packed():
     names = {path.name for path in (ROOT / "minimtnlg" / "templates").iterdir()}
     used = {target.template for target in TARGETS.values()}
-    assert names == used | {"environment.sh", "header.txt"}
+    assert names == used | {"environment.sh", "header.txt"} | {*PAGES.values(), "feedback.html"}
     assert '"templates/*"' in (ROOT / "pyproject.toml").read_text()
 
 

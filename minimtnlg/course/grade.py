@@ -27,6 +27,7 @@ from minimtnlg.files import appearing, only_one
 
 FULL = 10  # points of an exercise
 KEPT = Path(".minimtnlg-grade")  # in the current folder
+PARSING = threading.Lock()  # ast of Python 3.11 fails now and then where two threads parse at once
 
 
 @dataclass(frozen=True)
@@ -207,14 +208,15 @@ def _work(waiting, jobs, sources, limits, kept, secret, tell):
 def _one(box, boxes, submission, sources, limits, secret):
     """(Result, the sandbox for the next) of one submission."""
     source, files = sources[submission.exercise], submission.files()
-    job = {
-        "files": files,
-        "main": submission.path.name,
-        "key": submission.key,
-        "exercise": exercises.questions(source),
-        "secret": secret,
-        "limits": limits,
-    }
+    with PARSING:
+        job = {
+            "files": files,
+            "main": submission.path.name,
+            "key": submission.key,
+            "exercise": exercises.questions(source),
+            "secret": secret,
+            "limits": limits,
+        }
     began = time.monotonic()
     try:
         became = box.run(job)
@@ -222,12 +224,14 @@ def _one(box, boxes, submission, sources, limits, secret):
         became = {"said": [], "ended": "the process that runs submissions has ended", "lost": True}
         box.close()
         boxes.append(box := Sandbox())
-    code = "\n".join(submissions.code(name, data) for name, data in files.items())
-    given = _given(source.path)
-    for cell in given:  # what a student left as it was needs no look
-        code = code.replace(cell, "")
-    flags = integrity.scan(code, "\n".join(given))
-    return judge(submission, source, became, flags, time.monotonic() - began), box
+    seconds = time.monotonic() - began
+    with PARSING:
+        code = "\n".join(submissions.code(name, data) for name, data in files.items())
+        given = _given(source.path)
+        for cell in given:  # what a student left as it was needs no look
+            code = code.replace(cell, "")
+        flags = integrity.scan(code, "\n".join(given))
+        return judge(submission, source, became, flags, seconds), box
 
 
 @functools.cache
