@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minimtnlg.course import exercises, integrity, pages, submissions
+from minimtnlg.course import exercises, pages, submissions, suspicion
 from minimtnlg.course.sandbox import LIMITS, Sandbox
 from minimtnlg.course.sources import ROOT, class_id, exercise_sources, read_exercise
 from minimtnlg.data.sources import cache_dir
@@ -166,6 +166,7 @@ def _work(waiting, jobs, sources, limits, kept, secret, tell):
     total, began = waiting.qsize(), time.monotonic()
 
     def labour():
+        """What one thread does: take a submission, grade it, keep the result; until none waits."""
         box = None
         try:
             while not failures:
@@ -230,7 +231,7 @@ def _one(box, boxes, submission, sources, limits, secret):
         given = _given(source.path)
         for cell in given:  # what a student left as it was needs no look
             code = code.replace(cell, "")
-        flags = integrity.scan(code, "\n".join(given))
+        flags = suspicion.scan(code, "\n".join(given))
         return judge(submission, source, became, flags, seconds), box
 
 

@@ -72,28 +72,3 @@ def test_what_a_check_imports_later_is_watched_as_well(monkeypatch):
     replaced = integrity.picture([], {"minimtnlg.plan.planner"})
     monkeypatch.setattr(planner, "frontier", other)
     assert replaced() == "minimtnlg.plan.planner.frontier"
-
-
-@pytest.mark.parametrize(
-    "code, found",
-    [
-        ("import torch\ntorch.allclose = f", ["torch.allclose = ..."]),
-        ("import torch as t\nt.equal = f", ["t.equal = ..."]),
-        ("import sys\nsys._getframe(1)", ["_getframe"]),
-        ("class A:\n    def __eq__(self, o): return True", ["__eq__"]),
-        ("from minimtnlg.course import exercises", ["imports minimtnlg.course.exercises"]),
-        ("from minimtnlg.course import setup, check", []),
-        ("from minimtnlg.plan import planner", ["imports minimtnlg.plan"]),
-        ("from minimtnlg.course.check import check\nself.x = 1", []),
-        ("from minimtnlg import run", []),
-        ("def f(:", ["code that can't be read"]),
-        ("import torch\ntorch" + ".a" * 2000 + " = 1", ["torch" + (".a" * 98)[:195] + " = ..."]),
-    ],
-)
-def test_scan(code, found):
-    assert integrity.scan(code) == found
-
-
-def test_what_is_given_is_not_told():
-    given = "from minimtnlg.plan import planner"
-    assert integrity.scan(given, given) == []
