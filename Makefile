@@ -37,10 +37,10 @@ mutants: .venv/test
 	$(BIN)/python tests/mutants.py
 
 graders: .venv/test
-	$(BIN)/python -m pytest tests/course --full
+	$(BIN)/python -m pytest tests/course --full --record graders
 
 slurm: .venv/test
-	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full
+	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course

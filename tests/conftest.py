@@ -12,8 +12,10 @@ import minimtnlg  # noqa: F401
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
 HERE = Path(__file__).parent
-# What tests import: reference, commands, comparing, metrics, saving; and ground, as ranks do.
+# What tests import: reference, commands, comparing, metrics, results, saving; ground, as ranks do.
 sys.path[:0] = [*(str(HERE / name) for name in ("equivalence", "faults", "parallel")), str(HERE)]
+
+from results import RECORDED, Clock  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,28 @@ def random_run(tmp_path_factory):
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="every legal layout, every long test")
+    parser.addoption("--record", choices=sorted(RECORDED), help="write results/NAME.json")
+
+
+def pytest_configure(config):
+    if name := config.getoption("record"):
+        config.pluginmanager.register(Recorder(name))
+
+
+class Recorder:
+    """Counts how tests came out; keeps the numbers when all that ran have passed."""
+
+    def __init__(self, name):
+        self.name, self.clock = name, Clock(*RECORDED[name])
+        self.counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or not report.passed:
+            self.counts[report.outcome] += 1
+
+    def pytest_sessionfinish(self, exitstatus):
+        if exitstatus == 0:
+            self.clock.write(self.name, **self.counts)
 
 
 def pytest_collection_modifyitems(config, items):

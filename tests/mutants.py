@@ -7,8 +7,6 @@ A mutant is killed when its test runs against the patched package and fails. Fir
 run against the package as it is: a test that fails there kills nothing.
 """
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -16,12 +14,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
+from results import Clock
 
 from minimtnlg.course.mutants import MUTANTS, find, patched
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "mutants.json"
 FAILED = 1  # what pytest exits with when a test has failed, and not its collection
 CHECKED = """
 import importlib, sys
@@ -64,20 +61,16 @@ def hunt(name):
     return {"name": name, "killed_by": bug.killed_by, "killed": killed, "seconds": seconds}
 
 
-def fingerprint():
-    """A hash of the sources that the outcome depends on: folders of files with bugs, of tests."""
-    folders = {Path("minimtnlg/course/bugs")}
+def sources():
+    """What the outcome depends on: the bugs, the files that have them, the tests that kill them."""
+    files = {"minimtnlg/course/bugs"}
     for bug in MUTANTS.values():
-        folders |= {("minimtnlg" / Path(bug.file)).parent, Path(bug.killed_by).parent}
-    total = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in (ROOT / folder).glob("*.*")):
-        if path.suffix in (".py", ".toml"):
-            total.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    return total.hexdigest()
+        files |= {f"minimtnlg/{bug.file}", bug.killed_by.split("::")[0]}
+    return sorted(files)
 
 
 def main(names):
-    bugs, sources = [find(name) for name in names or MUTANTS], fingerprint()
+    bugs, clock = [find(name) for name in names or MUTANTS], Clock(*sources())
     tests = sorted({bug.killed_by for bug in bugs})
     status, output = pytest(ROOT, "errors.py", tests, timeout=1200)
     if status:
@@ -90,9 +83,7 @@ def main(names):
             rows.append(row)
     survivors = [row["name"] for row in rows if not row["killed"]]
     if not names:
-        RESULTS.parent.mkdir(exist_ok=True)
-        about = {"sources": sources, "torch": torch.__version__}
-        RESULTS.write_text(json.dumps(about | {"mutants": rows}, indent=1) + "\n")
+        clock.write("mutants", mutants=rows)
     print(f"{len(rows) - len(survivors)} of {len(rows)} mutants are killed")
     if survivors:
         sys.exit(f"survivors: {', '.join(survivors)}")

@@ -1,10 +1,15 @@
 """Writes docs/equivalence.md from results/equivalence.json, the last step of `make equivalence`."""
 
-import json
 import sys
+from pathlib import Path
 
-from outcomes import RESULTS, ROOT, WHATS, fingerprint
+from outcomes import SOURCES, WHATS
 from special import TOPICS
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))  # as a script, conftest.py hasn't done it
+
+import results  # noqa: E402
 
 PAGE = ROOT / "docs" / "equivalence.md"
 MEANING = {
@@ -52,8 +57,8 @@ def grouped(cases, *names):
     return groups
 
 
-def page(results):
-    cases = sorted(results["cases"], key=lambda case: (case["pp"], case["tp"], case["sp"]))
+def page(found):
+    cases = sorted(found["cases"], key=lambda case: (case["pp"], case["tp"], case["sp"]))
     plain, special = ([c for c in cases if bool(c["about"]) == wanted] for wanted in (False, True))
     layouts = [
         [f"t = {tp}{', sequence cut' * sp}", f"p = {pp}, {schedule}"]
@@ -65,7 +70,7 @@ def page(results):
         [topics[about], about, cell(group)] for (about,), group in grouped(special, "about").items()
     ]
     parts = [
-        HEAD.format(count=len(cases), **results),
+        HEAD.format(count=len(cases), **found),
         "## What is compared\n",
         "Largest difference over all cases, ranks and tensors.\n",
         table(["", "largest"], [[MEANING[w], f"{max(c[w] for c in cases):.1e}"] for w in WHATS]),
@@ -81,10 +86,11 @@ def page(results):
 
 
 if __name__ == "__main__":
-    results = json.loads(RESULTS.read_text())
-    if results["sources"] != fingerprint():
-        sys.exit(f"{RESULTS.relative_to(ROOT)} is of other sources: run make equivalence")
-    if failed := [case["case"] for case in results["cases"] if case["failure"]]:
+    try:
+        found = results.read("equivalence", *SOURCES)
+    except ValueError as error:
+        sys.exit(f"table.py: {error}")
+    if failed := [case["case"] for case in found["cases"] if case["failure"]]:
         sys.exit(f"{len(failed)} cases are not equal: {', '.join(failed)}")
-    PAGE.write_text(page(results))
+    PAGE.write_text(page(found))
     print(f"{PAGE.relative_to(ROOT)} is written")

@@ -1,21 +1,20 @@
 """Writes docs/drills.md from results/drills.json, the last step of `make drills`."""
 
-import json
-import platform
 import sys
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "equivalence"))  # as a script, conftest.py hasn't done it
+# As a script, conftest.py hasn't done it.
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "equivalence")]
 
-import outcomes  # noqa: E402
+import results  # noqa: E402
 from table import table  # noqa: E402
 
-RESULTS = ROOT / "results" / "drills.json"
 PAGE = ROOT / "docs" / "drills.md"
-SOURCES = ("minimtnlg/model", "minimtnlg/parallel", "minimtnlg/train", "tests/faults")
+SOURCES = (
+    "minimtnlg/model", "minimtnlg/parallel", "minimtnlg/train", "tests/faults/drills.py",
+    "tests/faults/ground.py", "tests/faults/test_drills.py",
+)  # fmt: skip
 HEAD = """# Drills
 
 A tiny run of eight steps, with dropout, a batch that grows and a checkpoint every three steps, is
@@ -34,27 +33,20 @@ No process outlives its run, and no half-written file stays.
 """
 
 
-def fingerprint():
-    """A hash of the sources that the outcomes depend on."""
-    return outcomes.fingerprint(SOURCES)
-
-
-def write(found, sources):
-    """Keep {drill: (what happened, curve)}, with the fingerprint of the sources that ran."""
+def write(found, clock):
+    """Keep {drill: (what happened, curve)} in results/drills.json, for the page."""
     names = "topic", "fault", "where", "layout"
     rows = [
         {name: getattr(drill, name) for name in names} | {"happened": happened, "curve": curve}
         for drill, (happened, curve) in found.items()
     ]
-    about = {"sources": sources, "torch": torch.__version__, "machine": platform.machine()}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(about | {"drills": rows}, indent=1) + "\n")
+    clock.write("drills", drills=rows)
 
 
-def page(results):
+def page(found):
     """The text of docs/drills.md."""
-    drills = results["drills"]
-    parts = [HEAD.format(count=len(drills), **results)]
+    drills = found["drills"]
+    parts = [HEAD.format(count=len(drills), **found)]
     for topic in dict.fromkeys(drill["topic"] for drill in drills):
         names = "fault", "where", "layout", "happened", "curve"
         rows = [[d[name] for name in names] for d in drills if d["topic"] == topic]
@@ -64,8 +56,8 @@ def page(results):
 
 
 if __name__ == "__main__":
-    results = json.loads(RESULTS.read_text())
-    if results["sources"] != fingerprint():
-        sys.exit(f"{RESULTS.relative_to(ROOT)} is of other sources: run make drills")
-    PAGE.write_text(page(results))
+    try:
+        PAGE.write_text(page(results.read("drills", *SOURCES)))
+    except ValueError as error:
+        sys.exit(f"page.py: {error}")
     print(f"{PAGE.relative_to(ROOT)} is written")
