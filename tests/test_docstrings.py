@@ -22,12 +22,11 @@ def public(node, outer=""):
                 yield from public(child, f"{outer}{child.name}.")
 
 
-def trees():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
-
-
-NAMED = [(file, name, node) for file, tree in trees() for name, node in public(tree)]
+TREES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+NAMED = [(file, name, node) for file, tree in TREES.items() for name, node in public(tree)]
 METHODS = {name: node for _, name, node in NAMED if "." in name}
 BASES = {
     name: [base.id for base in node.bases if isinstance(base, ast.Name)]
@@ -79,7 +78,7 @@ def test_public_names_say_what_they_are(look):
 
 
 def test_modules_say_what_they_are():
-    assert [file for file, tree in trees() if tree.body and not ast.get_docstring(tree)] == []
+    assert [file for file, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
 
 
 @pytest.mark.parametrize(
