@@ -27,10 +27,12 @@ class Job:
         self.errors = [self.open(rank, "err") for rank in range(world)]
 
     def open(self, rank, name, mode="r"):
+        """A file of a rank, by the last part of its name, as text."""
         path = os.path.join(self.folder, f"{rank}.{name}")
         return open(path, mode, encoding="utf-8", errors="replace", newline="")
 
     def load(self, rank, name):
+        """What a rank has pickled into one of its files."""
         with open(os.path.join(self.folder, f"{rank}.{name}"), "rb") as file:
             return pickle.load(file)
 

@@ -1,76 +1,40 @@
 """The configuration: what is trained, on which data, how, and cut into which pieces.
 
 - Five sections, each a frozen dataclass: model, parallel, data, optim, train.
-- Every construction is validated: types and bounds by pydantic, rules between fields below.
-- One YAML file holds one Config; an unknown key is an error that names the nearest key.
+- Every construction is validated: types and bounds by sections.py, rules between fields below.
+- One YAML file holds one Config.
 - Presets, from nano (a minute on two cores) to mtnlg-530b and gpt-1t, are data in presets.py.
 
 Sources are the ids of docs/bibliography.md; "nc" marks a value not confirmed by a primary source.
 """
 
 import dataclasses
-import difflib
-import functools
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
-from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from minimtnlg import rules
 from minimtnlg.errors import InputError
 from minimtnlg.presets import PRESETS
-
-
-def _no_truth(value):
-    """Refuse `true` and `false` where a number is wanted; Python would take them for 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number", "input should be a number")
-    return value
-
-
-def _count_or_auto(value):
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise PydanticCustomError("count", "input should be a whole number from 1, or auto")
-
-
-Number = pydantic.BeforeValidator(_no_truth)
-Count = Annotated[int, Number, Field(ge=1)]
-CountOrAuto = Annotated[Any, pydantic.BeforeValidator(_count_or_auto)]
-Whole = Annotated[int, Number, Field(ge=0)]
-Share = Annotated[float, Number, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
-Positive = Annotated[float, Number, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Number, Field(ge=0.0, allow_inf_nan=False)]
-
-
-def section(cls):
-    """Make `cls` a frozen keyword-only dataclass whose every construction is validated.
-
-    Whatever is wrong is raised as one InputError line: key, value, remedy.
-    """
-    checked = pydantic.dataclasses.dataclass(
-        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
-    )(cls)
-    construct = checked.__init__
-
-    def __init__(self, **values):
-        try:
-            construct(self, **values)
-        except pydantic.ValidationError as error:
-            raise InputError(_one_line(checked, error)) from None
-
-    checked.__init__ = __init__
-    return checked
-
-
-def require(truth, message):
-    """Raise InputError(message) unless `truth`."""
-    if not truth:
-        raise InputError(message)
+from minimtnlg.sections import (
+    Count,
+    CountOrAuto,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    Whole,
+    built,
+    nearest,
+    overridden,
+    parsed,
+    require,
+    section,
+)
 
 
 @section
@@ -248,6 +212,9 @@ class Config:
             raise InputError(sentence)
 
 
+SECTIONS = [field.name for field in dataclasses.fields(Config)]
+
+
 def sized(config, ranks=None):
     """`config` with the number of replicas filled in, for so many ranks; None: as few as can be.
 
@@ -270,7 +237,7 @@ def preset(name):
     """The Config of a preset; InputError names the nearest one where `name` is unknown."""
     if name not in PRESETS:
         raise InputError(
-            f"no preset {name!r}; there are {', '.join(PRESETS)}{_nearest(name, PRESETS)}"
+            f"no preset {name!r}; there are {', '.join(PRESETS)}{nearest(name, PRESETS)}"
         )
     return build(PRESETS[name])
 
@@ -283,6 +250,11 @@ def load(source, overrides=()):
     return build(values_of(source, overrides))
 
 
+def build(values):
+    """The Config of a dict of sections; InputError says what can't be."""
+    return built(Config, values)
+
+
 def values_of(source, overrides=()):
     """What `load` reads, as a dict of sections that nobody has checked yet; see `build`."""
     if str(source) in PRESETS:
@@ -290,21 +262,6 @@ def values_of(source, overrides=()):
     else:
         values = _read(Path(source))
     return overridden(values, overrides, SECTIONS)
-
-
-def overridden(values, overrides, sections):
-    """`values`, a dict of sections, with "section.key=value" texts put into it."""
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        part, dot, name = key.partition(".")
-        require(equals and dot, f"override {override!r}: write section.key=value")
-        if part not in sections:
-            raise InputError(
-                f"override {override!r}: no section {part!r}; there are {', '.join(sections)}"
-                f"{_nearest(part, sections)}"
-            )
-        values.setdefault(part, {})[name] = _yaml(text, f"override {override!r}")
-    return values
 
 
 def save(config, path):
@@ -324,66 +281,6 @@ def _read(path):
     except (OSError, ValueError):  # ValueError: not UTF-8, or not a possible path
         raise InputError(
             f"can't read the configuration {str(path)!r}: neither a YAML file nor a preset; "
-            f"presets are {', '.join(PRESETS)}{_nearest(str(path), PRESETS)}"
+            f"presets are {', '.join(PRESETS)}{nearest(str(path), PRESETS)}"
         ) from None
     return parsed(text, path, SECTIONS)
-
-
-def parsed(text, path, sections):
-    """The dict of sections that `text`, the YAML of file `path`, holds; InputError if none is."""
-    values = _yaml(text, str(path))
-    require(isinstance(values, dict), f"{path}: expected the sections {', '.join(sections)}")
-    for name, part in values.items():
-        require(
-            isinstance(part, dict) or name not in sections,
-            f"{path}: section {name!r} should hold keys, it is {part!r}",
-        )
-    return values
-
-
-def _yaml(text, where):
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:  # endless digits, endless brackets
-        raise InputError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-
-
-def build(values, cls=Config):
-    """The Config, or another `cls`, of a dict of sections; InputError says what can't be."""
-    try:
-        return _adapter(cls).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise InputError(_one_line(cls, error)) from None
-
-
-def _one_line(cls, error):
-    """The first complaint of pydantic as one line: key, value, what to do."""
-    first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
-    *parents, key = [str(part) for part in first["loc"]] or [""]
-    where = ".".join([*parents, key])
-    if first["type"] == "value_error":  # one of the rules above; it says everything already
-        return str(first["ctx"]["error"])
-    if first["type"] == "unexpected_keyword_argument":
-        for name in parents:
-            cls = next(f.type for f in dataclasses.fields(cls) if f.name == name)
-        keys = [field.name for field in dataclasses.fields(cls)]
-        return f"unknown key {where!r}; {cls.__name__} has {', '.join(keys)}{_nearest(key, keys)}"
-    if first["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{where} is missing: give it a value"
-    if form := {"tuple_type": "a list, as [a, b]", "dict_type": "pairs, as {a: 1}"}.get(
-        first["type"]
-    ):
-        return f"{where}={first['input']!r}: expected {form}"
-    if first["type"] == "dataclass_type":
-        return f"{where}={first['input']!r}: expected a section of keys"
-    return f"{where}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _nearest(name, names):
-    close = difflib.get_close_matches(name, list(names), 1, 0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-
-SECTIONS = [field.name for field in dataclasses.fields(Config)]
-_adapter = functools.cache(pydantic.TypeAdapter)  # one takes longer to make than to use

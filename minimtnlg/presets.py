@@ -30,7 +30,6 @@ _MEGATRON_2019 = dict(
 PRESETS = {
     "nano": dict(  # MT-NLG's recipe with every number of tokens scaled down, 340 B to 567 k
         model=_shape(8, 128, 8, 128, vocab=2048, dropout=0.0),
-        parallel=dict(),
         data=_CORPUS,
         optim=_rate(4e-3, 4e-4, 20_000, 567_000),
         train=dict(
@@ -39,7 +38,6 @@ PRESETS = {
     ),
     "small": dict(  # MT-NLG's recipe once more, 20 minutes on two cores: for lessons 18 to 20
         model=_shape(8, 192, 8, 256, vocab=2048, dropout=0.0),
-        parallel=dict(),
         data=_CORPUS,
         optim=_rate(3e-3, 3e-4, 100_000, 6_300_000),
         train=dict(
@@ -53,7 +51,6 @@ PRESETS = {
     ),
     "micro": dict(  # five times nano, for an afternoon on two cores
         model=_shape(12, 256, 8, 256, vocab=2048, dropout=0.0),
-        parallel=dict(),
         data=_CORPUS,
         optim=_rate(1.5e-3, 1.5e-4, 500_000, 40_000_000),
         train=dict(

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "minimtnlg"
 # From the ground up. Modules of one level do not know each other, unless they are one package.
 LEVELS = [
     {"errors", "files"},
-    {"presets", "rules"},
+    {"presets", "rules", "sections"},
     {"config"},
     {"device"},
     {"_rank"},

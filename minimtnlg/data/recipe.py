@@ -9,9 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from minimtnlg import config
-from minimtnlg.config import Count, Number, Positive, Whole, require, section
 from minimtnlg.errors import InputError
+from minimtnlg.sections import (
+    Count,
+    Number,
+    Positive,
+    Whole,
+    built,
+    overridden,
+    parsed,
+    require,
+    section,
+)
 
 FUNCTIONS = 4096  # of MinHash: their table takes 270 MB in each process
 WORDS = 100  # in an n-gram: nothing as long is found by chance
@@ -137,7 +146,7 @@ def load(path=None, overrides=()):
     values = {}
     if path:
         try:
-            values = config.parsed(Path(path).read_text(), path, SECTIONS)
+            values = parsed(Path(path).read_text(), path, SECTIONS)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"can't read the recipe {path}: {error}") from None
-    return config.build(config.overridden(values, overrides, SECTIONS), Recipe)
+    return built(Recipe, overridden(values, overrides, SECTIONS))

@@ -44,13 +44,21 @@ def named(name):
     return getattr(importlib.import_module(module), cls)
 
 
-def not_resumed(train):
-    """{sentence: whether it applies}: what no other engine than our own does with checkpoints."""
-    return {
+def refuse(name, config, sentences):
+    """InputError for the first thing that `config` asks for and the engine `name` doesn't do.
+
+    sentences: {what it is, what to choose: whether it applies}. Checkpoints on the way, and going
+    back to one, are for our own engine alone.
+    """
+    train = config.train
+    everywhere = {
         f"train.save_every={train.save_every}, its weights are saved at the end: choose 0":
             train.save_every > 0,
         f"train.on_bad_step={train.on_bad_step}: choose stop": train.on_bad_step != "stop",
     }  # fmt: skip
+    for sentence, applies in (everywhere | sentences).items():
+        if applies:
+            raise InputError(f"--engine {name} has no {sentence}")
 
 
 def installed(package):

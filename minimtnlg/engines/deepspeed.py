@@ -19,13 +19,12 @@ import torch
 from torch import nn
 
 from minimtnlg.device import backend, device
-from minimtnlg.engines import not_resumed
-from minimtnlg.errors import InputError
+from minimtnlg.engines import refuse
 from minimtnlg.model import Draw, build
 from minimtnlg.parallel.collectives import all_reduce, rank
 from minimtnlg.parallel.tensor import cross_entropy, split_dimensions
 from minimtnlg.train.mini import Mini, draw_data
-from minimtnlg.train.optimizer import adamw, global_norm
+from minimtnlg.train.optimizer import adamw, decayed, global_norm
 from minimtnlg.train.start import refuse_other_weights
 from minimtnlg.train.state import weights_of
 
@@ -59,7 +58,7 @@ class DeepSpeed:
         refuse_other_weights(self.parameters, self.dimensions, mesh)
         for name, x in self.parameters.items():  # the norm counts each slice, or one of all copies
             x.model_parallel = self.dimensions[name] is not None
-        optimizer = adamw(_groups(self.parameters.values(), config.optim), config.optim)
+        optimizer = adamw(decayed(self.parameters.values(), config.optim), config.optim)
         os.environ.setdefault("LOCAL_RANK", "0")  # what device() takes; DeepSpeed asks for a number
         with contextlib.redirect_stdout(io.StringIO()):  # where it prints its topology and layers
             deepspeed.init_distributed(backend(), auto_mpi_discovery=False)
@@ -79,7 +78,7 @@ class DeepSpeed:
     def refuse(config):
         """InputError for what DeepSpeed can't do, or this adapter doesn't ask it for."""
         p, dtype, clip = config.parallel, config.train.dtype, config.optim.clip
-        sentences = not_resumed(config.train) | {
+        sentences = {
             f"train.dtype={dtype}: choose float32 or bfloat16":
                 dtype not in ("float32", "bfloat16"),
             f"parallel.schedule={p.schedule}: choose 1f1b": p.schedule != "1f1b" and p.pp > 1,
@@ -89,9 +88,7 @@ class DeepSpeed:
             "not that of the whole model: choose parallel.zero=1, or optim.clip=0":
                 p.zero == 0 and p.pp > 1 and clip > 0,
         }  # fmt: skip
-        for sentence, broken in sentences.items():
-            if broken:
-                raise InputError(f"--engine deepspeed has no {sentence}")
+        refuse("deepspeed", config, sentences)
 
     def draw(self, corpus):
         """(train, valid): data sets of int64 arrays [seq + 1], the same as for Mini."""
@@ -217,16 +214,6 @@ def _pipeline(model, mesh, loss):
 def _topology(mesh):
     layout = mesh.layout
     return PipeModelDataParallelTopology(num_pp=layout.pp, num_mp=layout.tp, num_dp=layout.dp)
-
-
-def _groups(parameters, optim):
-    """For adamw: matrices, embeddings included, with weight decay; biases, LayerNorms without."""
-    matrices = [x for x in parameters if x.dim() >= 2]
-    vectors = [x for x in parameters if x.dim() < 2]
-    return [
-        {"params": matrices, "weight_decay": optim.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
 
 
 def settings(config):

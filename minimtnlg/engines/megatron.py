@@ -21,14 +21,13 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
 
 from minimtnlg.device import device
-from minimtnlg.engines import not_resumed
+from minimtnlg.engines import refuse
 from minimtnlg.engines.cpu_as_cuda import on_device
 from minimtnlg.engines.megatron_data import read
 from minimtnlg.engines.megatron_model import gpt_chunks, our_names, settings, take_over_groups
-from minimtnlg.errors import InputError
 from minimtnlg.model.init import draw
 from minimtnlg.parallel.collectives import all_reduce, broadcast, size
-from minimtnlg.parallel.tensor import cut
+from minimtnlg.parallel.tensor import cut, whole_shape
 from minimtnlg.train.mini import Mini
 from minimtnlg.train.start import refuse_other_weights
 from minimtnlg.train.state import weights_of
@@ -63,7 +62,7 @@ class Megatron:
     def refuse(config):
         """InputError for what Megatron-Core can't do, or this adapter doesn't ask it for."""
         p, layers = config.parallel, config.model.layers
-        sentences = not_resumed(config.train) | {
+        sentences = {
             f"train.dtype={config.train.dtype}: choose float32 or bfloat16":
                 config.train.dtype not in ("float32", "bfloat16"),
             "parallel.schedule=gpipe: choose 1f1b or interleaved":
@@ -72,9 +71,7 @@ class Megatron:
             f"parallel.pp={p.pp} stages of unequal size: choose a divisor of "
             f"model.layers={layers}": layers % p.pp > 0,
         }  # fmt: skip
-        for sentence, broken in sentences.items():
-            if broken:
-                raise InputError(f"--engine megatron has no {sentence}")
+        refuse("megatron", config, sentences)
 
     @on_device
     def draw(self, corpus):
@@ -119,9 +116,8 @@ class Megatron:
     @torch.no_grad()
     def _initialize(self):
         for name, parameter in self.parameters.items():
-            shape, dimension = list(parameter.shape), self.dimensions[name]
-            if dimension is not None:
-                shape[dimension] *= size(self.mesh.tp)
+            dimension = self.dimensions[name]
+            shape = whole_shape(parameter, dimension, self.mesh.layout.tp)
             whole = draw(name, shape, self.config.model, self.config.train.seed)
             parameter.copy_(cut(whole, dimension, self.mesh.tp))
 

@@ -10,7 +10,7 @@ import torch
 
 from minimtnlg.device import generator
 from minimtnlg.parallel.collectives import size
-from minimtnlg.parallel.tensor import cut, split_dimensions
+from minimtnlg.parallel.tensor import cut, split_dimensions, whole_shape
 
 # Both add to the residual stream, 2 L times in all: their variance is divided by that number, so
 # that the stream's variance does not grow with depth.
@@ -41,7 +41,6 @@ def initialize(model, config, seed, group=None):
     """
     dimensions = split_dimensions(model)
     for name, parameter in model.named_parameters():
-        shape, dimension = list(parameter.shape), dimensions[name]
-        if dimension is not None:
-            shape[dimension] *= size(group)
+        dimension = dimensions[name]
+        shape = whole_shape(parameter, dimension, size(group))
         parameter.copy_(cut(draw(name, shape, config, seed), dimension, group))

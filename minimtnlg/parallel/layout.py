@@ -94,6 +94,11 @@ class Layout:
                 between += 1
         return inside, between
 
+    @classmethod
+    def of(cls, parallel):
+        """The Layout of a config.Parallel whose dp is a number."""
+        return cls(tp=parallel.tp, pp=parallel.pp, dp=parallel.dp)
+
 
 def virtual_stages(layers, count):
     """The ranges of layers of each of `count` pieces, in order; the first ones get what is over.

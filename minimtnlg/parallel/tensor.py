@@ -276,6 +276,11 @@ def split_dimensions(model):
     }
 
 
+def whole_shape(x, dimension, tp):
+    """Shape of the tensor of which `x` is one of tp blocks along `dimension`; None: all of it."""
+    return tuple(n * tp if i == dimension else n for i, n in enumerate(x.shape))
+
+
 def cut(whole, dimension, group):
     """This rank's block of a whole tensor, a view; all of it where `dimension` is None."""
     return whole if dimension is None else whole.chunk(size(group), dimension)[rank(group)]

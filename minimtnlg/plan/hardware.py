@@ -18,9 +18,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from minimtnlg import config
-from minimtnlg.config import Count, NotNegative, Number, Positive, Share, Whole, section
 from minimtnlg.errors import InputError
+from minimtnlg.sections import (
+    Count,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    Whole,
+    built,
+    parsed,
+    section,
+)
 
 Share1 = Annotated[float, Number, Field(gt=0.0, le=1.0)]
 
@@ -112,7 +121,7 @@ def names(kind):
 def _named(name, kind, cls):
     presets = _presets(kind)
     if name in presets:
-        return config.build(presets[name], cls)
+        return built(cls, presets[name])
     path = Path(name).expanduser()
     try:
         text = path.read_text()
@@ -120,10 +129,10 @@ def _named(name, kind, cls):
         raise InputError(
             f"no {cls.__name__.lower()} {name!r}: {', '.join(presets)}, or a YAML file"
         ) from None
-    return config.build(config.parsed(text, path, ()), cls)
+    return built(cls, parsed(text, path, ()))
 
 
 @functools.cache
 def _presets(kind):
     text = files("minimtnlg.plan").joinpath(kind).read_text(encoding="utf-8")
-    return config.parsed(text, kind, ())
+    return parsed(text, kind, ())

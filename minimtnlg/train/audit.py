@@ -9,6 +9,8 @@ from minimtnlg.device import DTYPES
 from minimtnlg.errors import InputError
 from minimtnlg.train import checkpoint
 from minimtnlg.train.checkpoint import KINDS, Checkpoint
+from minimtnlg.train.disk import Damaged, refuse_changed
+from minimtnlg.train.settings import refuse_others, settings_of
 
 
 def opened(path):
@@ -69,17 +71,17 @@ def _whole(folder):
     for key, about in found.tensors.items():
         there = [entry["boxes"][key] for entry in found.files.values() if key in entry["boxes"]]
         if sum(math.prod(shape) for _, shape in there) != math.prod(about["shape"]):
-            raise checkpoint.Damaged(f"{folder} does not have all numbers of {key}")
+            raise Damaged(f"{folder} does not have all numbers of {key}")
 
 
 def _as_saved(run, index):
     """InputError where a file beside the checkpoints is not as the index has it."""
     config = configuration.load(run / "config.yaml")
     if "settings" in index:
-        settings = checkpoint.settings_of(config, index["settings"]["corpus"])
-        checkpoint.refuse_others(index, settings, run)
+        settings = settings_of(config, index["settings"]["corpus"])
+        refuse_others(index, settings, run)
     for name, right in index.get("beside", {}).items():
-        checkpoint.refuse_changed(run / name, right, index["step"])
+        refuse_changed(run / name, right, index["step"])
 
 
 def _complaint(look):

@@ -14,7 +14,6 @@ moments. A key is kind/name, as weights/blocks.0.mlp.up.bias.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -32,16 +31,13 @@ from minimtnlg.device import DTYPES, device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
 from minimtnlg.model import GPT
-from minimtnlg.parallel.tensor import split_dimensions
+from minimtnlg.parallel.tensor import split_dimensions, whole_shape
 from minimtnlg.train.boxes import Box, held, overlap
+from minimtnlg.train.disk import Damaged, checksum, digest, entry, to_disk
+from minimtnlg.train.settings import refuse_others, settings_of
 
-FORMAT = 1
-INDEX = "index.json"
+FORMAT, INDEX = 1, "index.json"
 KINDS = ("weights", "masters", "exp_avg", "exp_avg_sq")
-
-
-class Damaged(InputError):
-    """A checkpoint that is not as it was written; the text names the file."""
 
 
 def folder_of(run, step):
@@ -61,9 +57,31 @@ def file_name(rank):
 
 def steps(run):
     """The steps of which `run` has checkpoints, newest first."""
-    names = [path.name for path in (Path(run) / "checkpoints").glob("step-*")]
-    numbers = [name.removeprefix("step-") for name in names]
+    numbers = [p.name.removeprefix("step-") for p in (Path(run) / "checkpoints").glob("step-*")]
     return sorted((int(n) for n in numbers if n.isascii() and n.isdecimal()), reverse=True)
+
+
+def step_of(run):
+    """The number of the step that `latest` of a run names."""
+    name = (Path(run) / "latest").read_text(errors="replace").strip()
+    number = name.removeprefix("step-")
+    if not (number.isascii() and number.isdecimal() and name.startswith("step-")):
+        raise InputError(f"{run}/latest names {name!r}: expected step-N, a folder of checkpoints")
+    return int(number)
+
+
+def point(run, step):
+    """Let RUN/latest name the checkpoint of a step."""
+    with appearing(Path(run) / "latest") as path:
+        path.write_text(folder_of(run, step).name)
+        to_disk(path)
+    to_disk(Path(run))
+
+
+def clean(run):
+    """Remove what a killed run has left half-written or half-removed."""
+    for path in (Path(run) / "checkpoints").glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write(folder, rank, pieces):
@@ -94,26 +112,8 @@ def _meant(path, tensors):
     told = json.loads(header)
     state = xxhash.xxh3_128(length + header)
     for key in sorted(tensors, key=lambda key: told[key]["data_offsets"]):
-        state.update(_bits(tensors[key]).numpy())
+        state.update(tensors[key].contiguous().view(-1).view(torch.uint8).numpy())
     return state.hexdigest()
-
-
-def entry(path):
-    """What an index says of a file, which is on disk for good by then: its length and checksum."""
-    with ThreadPoolExecutor(1) as aside:  # the disk needs no processor
-        durable = aside.submit(_to_disk, path)
-        found = {"bytes": path.stat().st_size, "xxh3": checksum(path)}
-    durable.result()
-    return found
-
-
-def refuse_changed(path, right, step):
-    """Damaged unless a file, which may have grown, begins as the entry of it in step's index."""
-    with open(path, "rb") as file:
-        if digest(file.read(right["bytes"])) != right["xxh3"]:
-            raise Damaged(
-                f"{path} is not as it was at step {step}: put it back, or remove it and resume"
-            )
 
 
 def commit(run, step, index, keep=0):
@@ -123,30 +123,16 @@ def commit(run, step, index, keep=0):
     """
     aside, folder = aside_of(run, step), folder_of(run, step)
     (aside / INDEX).write_text(_sealed({"format": FORMAT} | index))
-    _to_disk(aside / INDEX)
-    _to_disk(aside)
+    to_disk(aside / INDEX)
+    to_disk(aside)
     if folder.exists():  # a damaged one, that a resumed run comes to again
         _discard(folder)
     os.rename(aside, folder)
-    _to_disk(folder.parent)
+    to_disk(folder.parent)
     point(run, step)
     for old in steps(run)[keep:] if keep else ():
         with contextlib.suppress(OSError):  # the new one is there, whatever becomes of an old one
             _discard(folder_of(run, old))
-
-
-def point(run, step):
-    """Let RUN/latest name the checkpoint of a step."""
-    with appearing(Path(run) / "latest") as path:
-        path.write_text(folder_of(run, step).name)
-        _to_disk(path)
-    _to_disk(Path(run))
-
-
-def clean(run):
-    """Remove what a killed run has left half-written or half-removed."""
-    for path in (Path(run) / "checkpoints").glob(".step-*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(model, run, step):
@@ -237,44 +223,6 @@ def latest(run):
     return Checkpoint(folder_of(run, step_of(run)))
 
 
-# What may change while a run goes on: its layout (with another tp or micro-batch, dropout draws
-# other masks), and what leaves the numbers alone.
-FREE = (
-    "parallel", "model.attention", "data.path", "train.micro_batch", "train.eval_every",
-    "train.save_every", "train.keep", "train.async_save", "train.patience", "train.on_bad_step",
-    "train.loss_spike", "train.norm_spike",
-)  # fmt: skip
-
-
-def settings_of(config, corpus):
-    """{key: value} of all that a run keeps to: its Config without FREE, its corpus' digest."""
-    settings = {"corpus": corpus}
-    for section, values in dataclasses.asdict(config).items():
-        settings |= {f"{section}.{key}": value for key, value in values.items()}
-    settings = {key: x for key, x in settings.items() if not {key, key.partition(".")[0]} & {*FREE}}
-    return json.loads(json.dumps(settings))  # as an index gives them back
-
-
-def refuse_others(index, settings, folder):
-    """InputError where a checkpoint belongs to a run of other settings than these."""
-    for key, value in settings.items():
-        found = index["settings"].get(key)
-        if found != value:
-            raise InputError(
-                f"{folder} was saved with {key}={found}, and not {value}: a run goes on as it "
-                "began; only layout, micro-batch and what watches over it may change"
-            )
-
-
-def step_of(run):
-    """The number of the step that `latest` of a run names."""
-    name = (Path(run) / "latest").read_text(errors="replace").strip()
-    number = name.removeprefix("step-")
-    if not (number.isascii() and number.isdecimal() and name.startswith("step-")):
-        raise InputError(f"{run}/latest names {name!r}: expected step-N, a folder of checkpoints")
-    return int(number)
-
-
 @torch.no_grad()
 def load_run(run, mesh=None):
     """(Config, GPT) of a run's folder, with the weights that `latest` names.
@@ -290,9 +238,7 @@ def load_run(run, mesh=None):
     model = GPT(config.model, mesh, dtype=DTYPES[config.train.dtype])
     layout, splits = model.mesh.layout, split_dimensions(model)
     for name, parameter in model.named_parameters():
-        whole = list(parameter.shape)
-        if splits[name] is not None:
-            whole[splits[name]] *= layout.tp
+        whole = [*whole_shape(parameter, splits[name], layout.tp)]
         there = found.tensors.get(f"weights/{name}", {"shape": whole})["shape"]
         if there != whole:
             raise InputError(
@@ -302,21 +248,6 @@ def load_run(run, mesh=None):
         box = held(whole, splits[name], layout, model.mesh.place, cut=False)
         parameter.copy_(found.read(f"weights/{name}", box).to(device()))
     return config, model
-
-
-def digest(data):
-    """The xxh3 of some bytes, 32 hexadecimal digits: it finds accidents, not intentions."""
-    return xxhash.xxh3_128(data).hexdigest()
-
-
-def checksum(path):
-    """`digest` of a file."""
-    state = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as file:
-        buffer = memoryview(bytearray(2**22))
-        while count := file.readinto(buffer):
-            state.update(buffer[:count])
-    return state.hexdigest()
 
 
 def _sealed(index):
@@ -338,20 +269,6 @@ def _unsealed(path):
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: {error}") from None
     return index
-
-
-def _bits(x):
-    """A tensor as bytes: -0.0 is not 0.0, and a NaN equals itself."""
-    return x.contiguous().view(-1).view(torch.uint8)
-
-
-def _to_disk(path):
-    """Wait until a file, or the names in a folder, would outlive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _discard(folder):

@@ -17,10 +17,11 @@ from minimtnlg.data import batches as data
 from minimtnlg.device import device
 from minimtnlg.errors import InputError
 from minimtnlg.files import appearing
-from minimtnlg.train import checkpoint, ramps, start
+from minimtnlg.train import checkpoint, disk, ramps, start
 from minimtnlg.train.health import RECENT, Pulse, Watch, straggler
 from minimtnlg.train.mini import valid_samples
 from minimtnlg.train.saving import Saver, agreed
+from minimtnlg.train.settings import settings_of
 
 LOGS = "metrics.jsonl", "ranks.jsonl"
 BESIDE = "tokenizer.json", *LOGS  # what an index also has the checksums of
@@ -36,7 +37,7 @@ class Run:
         self.world = self.mesh.layout.world
         self.rank = self.mesh.layout.rank(*self.mesh.place)
         self.train_set, self.valid_set = engine.draw(corpus)
-        self.saver = Saver(engine, out, checkpoint.settings_of(config, start.digest_of(corpus)))
+        self.saver = Saver(engine, out, settings_of(config, start.digest_of(corpus)))
         self.watch = Watch(config.train)
         self.step = self.samples = 0
         self.saved = None  # the step of the last checkpoint
@@ -271,7 +272,7 @@ def _prepare(config, out, corpus, found):
 def _beside(out):
     """What an index says of the files of a run that are no part of a checkpoint."""
     there = [name for name in BESIDE if (out / name).exists()]
-    return {name: checkpoint.entry(out / name) for name in there}
+    return {name: disk.entry(out / name) for name in there}
 
 
 def _refuse_other_logs(out, found):
@@ -282,7 +283,7 @@ def _refuse_other_logs(out, found):
     saved = found["beside"] if found else {}
     for name in [name for name in LOGS if name in saved]:
         if (out / name).exists():
-            checkpoint.refuse_changed(out / name, saved[name], found["step"])
+            disk.refuse_changed(out / name, saved[name], found["step"])
         else:
             print(
                 f"{out / name} is missing: the new one begins after step {found['step']}",

@@ -2,12 +2,14 @@
 
 The trainer asks a few things of an engine, and engines/ has two more that answer them:
 
+    refuse(config)                  before anything is made: an InputError for what it can't do
     draw(corpus)                    the samples that the run reads
     step(micro_batches, lr, number) one update; the loss and the gradients' norm as floats
     evaluate(micro_batches)         the mean loss as a float
     state()                         what this rank has of the weights, under our names
     parts(), numbers()              what a checkpoint holds (state.py): here all that a run needs to
                                     go on, of other engines the weights alone
+    restore(checkpoint)             our own engine only: go on from there
 
 dimensions, {name: dimension or None}, says where tensor parallelism has cut what `state` returns.
 """

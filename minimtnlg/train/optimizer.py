@@ -25,6 +25,16 @@ def global_norm(tensors, groups=()):
     return square.sqrt()
 
 
+def decayed(tensors, optim):
+    """Groups for a torch optimizer: matrices, embeddings included, decay; vectors do not."""
+    matrices = [x for x in tensors if x.dim() >= 2]
+    vectors = [x for x in tensors if x.dim() < 2]  # biases and LayerNorms
+    return [
+        {"params": matrices, "weight_decay": optim.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
 def adamw(groups, optim):
     """PyTorch's fused AdamW with the numbers of config.Optim; the rate is set at every step."""
     betas = (optim.beta1, optim.beta2)
@@ -50,13 +60,7 @@ class Optimizer:
         self._nothing = torch.zeros((), dtype=fp32(first.dtype), device=first.device)
         self._counted = _counted_here(model, self.replicas.parameters)
         self._tied = model.embedding.weight if self.mesh.ends else None
-        matrices = [m for m in self.masters.masters if m.dim() >= 2]  # embeddings included
-        vectors = [m for m in self.masters.masters if m.dim() < 2]  # biases and LayerNorms
-        groups = [
-            {"params": matrices, "weight_decay": optim.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.adam = rule(groups, optim)
+        self.adam = rule(decayed(self.masters.masters, optim), optim)
 
     def zero(self):
         """Forget the gradients of the step before."""
@@ -87,9 +91,10 @@ class Optimizer:
             torch._foreach_div_(gradients, self.loss_scale.scale)
         norm = self._norm()
         finite = torch.isfinite(norm)
-        if self.loss_scale.active or good:
-            update = good(norm) & finite if good else finite
-            self.adam.found_inf = (~update).float()  # the fused kernel then skips the update
+        update = good(norm) & finite if good else finite
+        watched = self.loss_scale.active or good
+        # Where this is 1, the fused kernel skips the update.
+        self.adam.found_inf = (~update).float() if watched else None
         if self.optim.clip > 0 and gradients:
             torch._foreach_mul_(gradients, (self.optim.clip / (norm + 1e-6)).clamp(max=1.0))
         self._hand_over()

@@ -24,8 +24,7 @@ def reshard(run, out, overrides=()):
     found = checkpoint.latest(run)
     found.verify()
     config = _changed(configuration.load(run / "config.yaml"), overrides)
-    parallel = config.parallel
-    layout = Layout(tp=parallel.tp, pp=parallel.pp, dp=parallel.dp)
+    layout = Layout.of(config.parallel)
     step = found.index["step"]
     with new_folder(out) as folder:
         aside = checkpoint.aside_of(folder, step)
@@ -34,7 +33,7 @@ def reshard(run, out, overrides=()):
         for rank in range(layout.world):
             pieces = _pieces(found, config, layout.place(rank))
             files[checkpoint.file_name(rank)] = checkpoint.write(aside, rank, pieces)
-        index = found.index | {"files": files, "parallel": dataclasses.asdict(parallel)}
+        index = found.index | {"files": files, "parallel": dataclasses.asdict(config.parallel)}
         configuration.save(config, folder / "config.yaml")
         for name in found.index.get("beside", {}):
             (folder / name).write_bytes((run / name).read_bytes())

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.collectives import all_gather
 from minimtnlg.train import checkpoint
+from minimtnlg.train.disk import Damaged
+from minimtnlg.train.settings import refuse_others
 from minimtnlg.train.start import gathered, together
 from minimtnlg.train.state import pieces_of
 
@@ -24,7 +26,7 @@ from minimtnlg.train.state import pieces_of
 class Saver:
     """The checkpoints of one run, as one of its ranks sees them.
 
-    engine: see mini.py. run: the run's folder, a Path. settings: see checkpoint.settings_of.
+    engine: see mini.py. run: the run's folder, a Path. settings: see settings.py.
     """
 
     def __init__(self, engine, run, settings):
@@ -141,7 +143,7 @@ class Saver:
                     f"{found.folder} holds weights without the optimizer's state: a run can't go "
                     "on from there"
                 )
-            checkpoint.refuse_others(found.index, self.settings, found.folder)
+            refuse_others(found.index, self.settings, found.folder)
         with together():
             self.engine.restore(found)
         with together():
@@ -155,7 +157,7 @@ class Saver:
         try:
             found = checkpoint.Checkpoint(checkpoint.folder_of(self.run, step))
             found.verify(list(found.files)[self.rank :: self.world])
-        except checkpoint.Damaged as error:
+        except Damaged as error:
             complaint = str(error)
         complaints = [words for words in gathered(complaint) if words]
         return found, complaints[0] if complaints else None

@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from minimtnlg.device import backend, device, gpus, memory, select
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.collectives import all_reduce
+from minimtnlg.parallel.layout import Layout
 
 PATIENCE = 300  # seconds that ranks wait for each other; nodes of a cluster start unevenly
 
@@ -206,7 +207,7 @@ def refuse_too_large(config):
     """Refuse a model whose weights, gradients and Adam's moments alone exceed the memory here."""
     each = {"float64": 32, "float32": 16}.get(config.train.dtype, 20)  # 20 bytes [S3, sec. 2.1.1]
     p, count = config.parallel, config.model.parameters()
-    world = p.tp * p.pp * p.dp
+    world = Layout.of(p).world
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # ranks on this machine
     copies = p.dp if p.zero == 0 else 1  # with ZeRO at the very least
     need, there = count * each * copies * here / world, memory(here)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from minimtnlg.parallel.tensor import split_dimensions
+from minimtnlg.parallel.tensor import split_dimensions, whole_shape
 from minimtnlg.train.boxes import held, owned, stage_of
 from minimtnlg.train.checkpoint import described
 
@@ -28,7 +28,7 @@ def weights_of(state, dimensions, tp):
     All that engines tell who keep the rest of their state themselves.
     """
     return {
-        f"weights/{name}": Part(x, _whole(x, dimensions[name], tp), dimensions[name], False)
+        f"weights/{name}": Part(x, whole_shape(x, dimensions[name], tp), dimensions[name], False)
         for name, x in state.items()
     }
 
@@ -42,7 +42,7 @@ def parts_of(model, optimizer):
     for parameter, shard, master in pairs:
         name = names[parameter]
         split = splits[name]
-        whole = _whole(parameter, split, tp)
+        whole = whole_shape(parameter, split, tp)
         weight = shard if replicas.freed else parameter.detach()
         parts[f"weights/{name}"] = Part(weight, whole, split, replicas.freed)
         if master is not shard:
@@ -97,13 +97,6 @@ def pieces_of(parts, config, place):
                 mine = mine[first : first + box.shape[0]]
             pieces[key] = box, mine.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return pieces, tensors
-
-
-def _whole(x, split, tp):
-    shape = list(x.shape)
-    if split is not None:
-        shape[split] *= tp
-    return tuple(shape)
 
 
 def _moments(adam, master):

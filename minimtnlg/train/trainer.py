@@ -59,7 +59,7 @@ def train(config, out, progress=True, ranks=None, engine=Mini, resume=False):
     if resume and engine is not Mini:
         raise InputError("--resume: of the other engines only weights are saved; start anew")
     start.refuse_too_large(config)
-    world = config.parallel.tp * config.parallel.pp * config.parallel.dp
+    world = Layout.of(config.parallel).world
     with contextlib.ExitStack() as held:
         if launched:
             held.enter_context(start.joined())
@@ -83,8 +83,7 @@ def train(config, out, progress=True, ranks=None, engine=Mini, resume=False):
 
 def _rank(config, out, progress, engine, resume=False, stop=None):
     """What each rank of a run does. stop: a file that tells of a signal, see health.Signals."""
-    p = config.parallel
-    mesh = Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp))
+    mesh = Mesh(Layout.of(config.parallel))
     corpus = open_corpus(config, progress=False)
     start.refuse_other_ranks(config, corpus, engine.packages)
     training = Run(config, out, engine(config, mesh), corpus, progress)

@@ -73,7 +73,7 @@ def verify(config, timeout=1800):
     layout = {field.name: getattr(p, field.name) for field in dataclasses.fields(p)}
     with tempfile.TemporaryDirectory(prefix="minimtnlg-verify-") as folder:
         losses, norms = _serial(config, Path(folder))
-        found = run(_compare, p.tp * p.pp * p.dp, config, folder, losses, norms, timeout=timeout)
+        found = run(_compare, Layout.of(p).world, config, folder, losses, norms, timeout=timeout)
     largest = defaultdict(dict)  # {"loss": {name of the tensor: difference}, ...}
     for differences in found:
         for (kind, name), value in differences.items():
@@ -137,7 +137,7 @@ def _serial(config, folder):
 def _compare(config, folder, losses, norms):
     """One rank of the layout: {(kind, name): largest difference} of what this rank has."""
     p = config.parallel
-    mesh = Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp))
+    mesh = Mesh(Layout.of(p))
     found = {}
 
     def note(kind, name, here, there):
@@ -190,7 +190,7 @@ def _worse(a, b):
 
 def _refuse_too_large(config):
     p, count = config.parallel, config.model.parameters()
-    world = p.tp * p.pp * p.dp
+    world = Layout.of(p).world
     # Serial: weights, gradients, moments, and what is written; each replica: the first four.
     need = 8 * count * (7 + 4 * p.dp) + 0.3e9 * world
     if need > memory():

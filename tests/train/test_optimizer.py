@@ -138,6 +138,20 @@ def test_zero_forgets_the_step_before():
     assert norms[0] == norms[1]
 
 
+def test_a_bad_step_moves_nothing_and_is_forgotten():
+    model = Weights()
+    optimizer = Optimizer(model, Optim(lr=1.0, min_lr=0.0, warmup_tokens=0, decay_tokens=1))
+    moved = []
+    for good in (lambda norm: norm < 0, None):  # nobody judges the second one
+        before = [p.clone() for p in model.parameters()]
+        optimizer.zero()
+        give(model, gradients_of(model, 1))
+        optimizer.accumulate()
+        optimizer.step(0.1, good)
+        moved += [not all(map(torch.equal, before, model.parameters()))]
+    assert moved == [False, True]
+
+
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=25)
 def test_norm_is_that_of_one_long_vector(shapes):

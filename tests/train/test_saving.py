@@ -19,6 +19,7 @@ from minimtnlg.train.mini import Mini, draw_data
 from minimtnlg.train.precision import LossScale
 from minimtnlg.train.reshard import reshard
 from minimtnlg.train.saving import Saver
+from minimtnlg.train.settings import settings_of
 from minimtnlg.train.trainer import open_corpus, train
 
 STEPS, RAMP = 12, (4, 4, 4 * 32 * 5)  # the batch doubles after five steps
@@ -117,7 +118,7 @@ def from_to(config, source, out, step):
     p = config.parallel
     mesh = Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp))
     engine = Mini(config, mesh)
-    settings = checkpoint.settings_of(config, start.digest_of(open_corpus(config)))
+    settings = settings_of(config, start.digest_of(open_corpus(config)))
     found = Saver(engine, source, settings).restore()
     saver = Saver(engine, out, settings)
     saver.begin({key: found[key] for key in ("step", "samples", "recent", "beside")})
