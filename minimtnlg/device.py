@@ -42,9 +42,14 @@ def select():
         torch.cuda.set_device(device())
 
 
-def backend():
-    """The collective library: nccl where each local rank has a GPU of its own, else gloo."""
-    return "nccl" if device().type == "cuda" else "gloo"
+def backend(cpu=False):
+    """The collective library: nccl where each local rank has a GPU of its own, else gloo.
+
+    cpu: with nccl, which moves tensors of a GPU alone, also have gloo, for those of the CPU.
+    """
+    if device().type == "cpu":
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if cpu else "nccl"
 
 
 def name():
@@ -67,8 +72,8 @@ def memory(ranks=1):
 
 
 def synchronize():
-    """Wait until the device has finished what was given to it. A CPU always has."""
-    if torch.cuda.is_available():
+    """Wait until device() has finished what was given to it. A CPU always has."""
+    if device().type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -106,7 +111,7 @@ def matmul_flops(dtype=torch.float32, size=None, seconds=0.3):
 
     The best of the runs that fit into `seconds`: a peak, since interruptions only slow it down.
     """
-    size = size or (8192 if torch.cuda.is_available() else 1024)
+    size = size or (8192 if device().type == "cuda" else 1024)
     g = generator("matmul", device=device())
     a, b = (torch.randn(size, size, generator=g, device=device()).to(dtype) for _ in "ab")
     return 2 * size**3 / _fastest(lambda: a @ b, seconds)
@@ -114,7 +119,7 @@ def matmul_flops(dtype=torch.float32, size=None, seconds=0.3):
 
 def copy_bytes(seconds=0.3):
     """Measured bytes/s of copying a large tensor on device(), read and write counted."""
-    source = torch.ones(2**28 if torch.cuda.is_available() else 2**24, device=device())
+    source = torch.ones(2**28 if device().type == "cuda" else 2**24, device=device())
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source), seconds)
 
