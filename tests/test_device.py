@@ -57,6 +57,8 @@ def test_a_rank_without_a_gpu_measures_its_cpu(monkeypatch):
     """Where other ranks share the GPUs, nothing of their size is multiplied here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     sizes = []
-    monkeypatch.setattr(torch, "randn", lambda *size, **_: sizes.append(size) or torch.ones(2, 2))
+    monkeypatch.setattr(
+        torch, "randn", lambda *size, **_: sizes.append(size) or torch.ones(2, 2)
+    )
     device.matmul_flops(seconds=0)
     assert sizes == [(1024, 1024)] * 2
