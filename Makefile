@@ -5,6 +5,7 @@
 # make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
 # make mutants   switches on one bug after the other: the tests notice each of them
 # make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
+# make gpu      what needs a GPU: the package on one in bf16; docs/gpu.md says what else to run there
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
@@ -14,7 +15,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence drills mutants graders slurm lab
+.PHONY: course model test equivalence drills mutants graders gpu slurm lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -38,6 +39,9 @@ mutants: .venv/test
 
 graders: .venv/test
 	$(BIN)/python -m pytest tests/course --full --record graders
+
+gpu: .venv/test
+	$(BIN)/python -m pytest tests/gpu
 
 slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm

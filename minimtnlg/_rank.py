@@ -215,7 +215,7 @@ def work(folder, rank, call):
     fn, args, kwargs = cloudpickle.loads(call["call"])
     limit = min(call["timeout"], LONGEST)
     dist.init_process_group(
-        backend(),
+        backend(cpu=True),
         store=dist.FileStore(os.path.join(folder, "store"), call["world"]),
         rank=rank,
         world_size=call["world"],

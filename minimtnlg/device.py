@@ -9,6 +9,7 @@
 import contextlib
 import hashlib
 import os
+import statistics
 import time
 
 import torch
@@ -42,9 +43,14 @@ def select():
         torch.cuda.set_device(device())
 
 
-def backend():
-    """The collective library: nccl where each local rank has a GPU of its own, else gloo."""
-    return "nccl" if device().type == "cuda" else "gloo"
+def backend(cpu=False):
+    """The collective library: nccl where each local rank has a GPU of its own, else gloo.
+
+    cpu: with nccl, which moves tensors of a GPU alone, also have gloo, for those of the CPU.
+    """
+    if device().type == "cpu":
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if cpu else "nccl"
 
 
 def name():
@@ -67,8 +73,8 @@ def memory(ranks=1):
 
 
 def synchronize():
-    """Wait until the device has finished what was given to it. A CPU always has."""
-    if torch.cuda.is_available():
+    """Wait until device() has finished what was given to it. A CPU always has."""
+    if device().type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -106,27 +112,52 @@ def matmul_flops(dtype=torch.float32, size=None, seconds=0.3):
 
     The best of the runs that fit into `seconds`: a peak, since interruptions only slow it down.
     """
-    size = size or (8192 if torch.cuda.is_available() else 1024)
-    g = generator("matmul", device=device())
-    a, b = (torch.randn(size, size, generator=g, device=device()).to(dtype) for _ in "ab")
-    return 2 * size**3 / _fastest(lambda: a @ b, seconds)
+    size = size or (8192 if device().type == "cuda" else 1024)
+    return 2 * size**3 / min(_times(_product(size, size, size, dtype), seconds))
+
+
+def product_seconds(m, n, k, dtype=torch.float32, seconds=0.3):
+    """Measured seconds of [m, k] x [k, n] on device(), one product after the other: the median."""
+    return statistics.median(_times(_product(m, n, k, dtype), seconds))
 
 
 def copy_bytes(seconds=0.3):
     """Measured bytes/s of copying a large tensor on device(), read and write counted."""
-    source = torch.ones(2**28 if torch.cuda.is_available() else 2**24, device=device())
+    source = torch.ones(2**28 if device().type == "cuda" else 2**24, device=device())
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _fastest(lambda: target.copy_(source), seconds)
+    return 2 * source.nbytes / min(_times(lambda: target.copy_(source), seconds))
 
 
-def _fastest(call, seconds):
-    call()
+def peak_memory():
+    """Bytes of tensors that were alive at once on the GPU since the last call; None on a CPU."""
+    if device().type == "cpu":
+        return None
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return most
+
+
+def _product(m, n, k, dtype):
+    g = generator("matmul", device=device())
+    a, b = (torch.randn(*size, generator=g, device=device()).to(dtype) for size in ((m, k), (k, n)))
+    return lambda: a @ b
+
+
+def _times(call, seconds):
+    """Seconds of a call, again and again for `seconds`; each the mean of as many as take 5 ms."""
+    found, end = [], time.perf_counter() + seconds
+    _seconds(call, 1)  # the first one also loads what it needs
+    repeats = min(max(1, int(5e-3 / _seconds(call, 1))), 1000)
+    while not found or time.perf_counter() < end:
+        found.append(_seconds(call, repeats))
+    return found
+
+
+def _seconds(call, repeats):
     synchronize()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
+    start = time.perf_counter()
+    for _ in range(repeats):
         call()
-        synchronize()
-        best = min(best, time.perf_counter() - start)
-        if time.perf_counter() > end:
-            return best
+    synchronize()
+    return (time.perf_counter() - start) / repeats

@@ -16,10 +16,10 @@ stay there, and only what the function returns comes back.
   it is sent by value. Modules are imported afresh in each rank, from disk as it is now.
 - The first job starts a server that loads torch once (a few seconds). Later jobs are forks of it,
   tens of milliseconds each. It has never computed, so no fork inherits a broken thread pool.
-- A rank has joined the process group (gloo on the loopback device; nccl where each has a GPU of its
-  own), has RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE set, computes with one thread, and
-  draws its own random numbers until the function seeds it. It may start processes; they end with
-  it.
+- A rank has joined the process group (gloo on the loopback device; nccl as well, for the tensors of
+  GPUs, where each rank has one of its own), has RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE
+  set, computes with one thread, and draws its own random numbers until the function seeds it. It
+  may start processes; they end with it.
 - A rank that has returned waits for the others; then all are ended at once, without exit handlers.
 - What ranks print appears in rank order when the job ends; what they write to stderr, at once.
 - A rank that fails ends the job with one RankError that names the cause. A deadlock ends at the

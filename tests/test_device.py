@@ -1,5 +1,6 @@
 """Draws that repeat and leave no trace, and rates that are those of something real."""
 
+import pytest
 import torch
 
 from minimtnlg import device
@@ -32,3 +33,32 @@ def test_fp32_means_at_least_float32():
 
 def test_memory_holds_at_least_what_is_in_use():
     assert device.memory() > 2**28
+
+
+@pytest.mark.parametrize(
+    ("ranks", "where", "library", "both"),
+    [(2, "cuda:1", "nccl", "cpu:gloo,cuda:nccl"), (3, "cpu", "gloo", "gloo")],
+)
+def test_a_gpu_for_each_rank_or_for_none(ranks, where, library, both, monkeypatch):
+    """On two GPUs, as a rank of this machine sees it."""
+    touched = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: touched.append("synchronize"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert device.device() == torch.device(where)
+    assert (device.backend(), device.backend(cpu=True)) == (library, both)
+    device.synchronize()
+    assert len(touched) == (where != "cpu")
+
+
+def test_a_rank_without_a_gpu_measures_its_cpu(monkeypatch):
+    """Where other ranks share the GPUs, nothing of their size is multiplied here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sizes = []
+    monkeypatch.setattr(
+        torch, "randn", lambda *size, **_: sizes.append(size) or torch.ones(2, 2)
+    )
+    device.matmul_flops(seconds=0)
+    assert sizes == [(1024, 1024)] * 2

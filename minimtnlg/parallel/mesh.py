@@ -11,9 +11,12 @@ line along one axis. With tp=2, pp=2, dp=2 the ranks are
 """
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
+from minimtnlg.device import device
 from minimtnlg.errors import InputError
+from minimtnlg.parallel.collectives import all_reduce
 from minimtnlg.parallel.layout import Layout, Place
 
 
@@ -46,7 +49,9 @@ class Mesh:
                 setattr(self, axis, _own(np.moveaxis(grid, dim, -1), rank, axis))
         if self.layout.pp > 1:
             self.ends = _own(np.moveaxis(grid[[0, -1]], 0, -1), rank, "ends")
-            dist.barrier(self.pp)  # a group's first call has to be made by all, a transfer is not
+            # A group's first call has to be made by all, a transfer is not. It opens what moves
+            # the tensors of this device, as a barrier would not where there is another library too.
+            all_reduce(torch.zeros(1, device=device()), self.pp)
 
     def peer(self, stage):
         """Rank in the world of the same replica and slice on pipeline stage `stage`."""

@@ -26,9 +26,11 @@ class Masters:
     @torch.no_grad()
     def write_back(self):
         """Round the masters into the 16-bit weights, after the optimizer has moved them."""
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            if master is not weight:
-                weight.copy_(master)
+        pairs = [
+            pair for pair in zip(self.weights, self.masters, strict=True) if pair[0] is not pair[1]
+        ]
+        if pairs:
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))  # few kernels for all
 
 
 class LossScale:
