@@ -5,6 +5,10 @@
 # make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
 # make mutants   switches on one bug after the other: the tests notice each of them
 # make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
+# make parity   Megatron-Core and DeepSpeed against one process, and the table of docs/engines.md
+# make dryrun   a rank of every stage of the real 530B, stepped on this machine
+# make times    how long the tests and the lessons take
+# make report   README's table of what is proven, from results/*.json; refuses what is of other code
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
@@ -14,7 +18,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence drills mutants graders slurm lab
+.PHONY: course model test equivalence parity dryrun drills mutants graders slurm times report lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -29,6 +33,12 @@ equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
 	$(BIN)/python tests/equivalence/table.py
 
+parity: .venv/test
+	$(BIN)/python tests/engines/parity.py
+
+dryrun: .venv/test
+	$(BIN)/python tests/dryrun.py
+
 drills: .venv/test
 	$(BIN)/python -m pytest tests/faults --full
 	$(BIN)/python tests/faults/page.py
@@ -41,6 +51,13 @@ graders: .venv/test
 
 slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm
+
+times: .venv/test
+	$(BIN)/python -m pytest --record tests
+	$(BIN)/python tests/lessons.py
+
+report: .venv/test
+	$(BIN)/python tests/report.py
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course

@@ -202,10 +202,9 @@ def readme(text, root=ROOT):
     if BEGIN not in text or END not in text:
         return text
     rows = course_map(root)
-    size = (
-        f"{len(rows)} lessons, about {sum(row['minutes'] for row in rows) / 60:.0f} hours together; "
-        f"{sum(len(row['exercises']) for row in rows)} [exercises](exercises/README.md)."
-    )
+    hours = sum(row["minutes"] for row in rows) / 60
+    size = f"{len(rows)} lessons, about {hours:.0f} hours together; "
+    size += f"{sum(len(row['exercises']) for row in rows)} [exercises](exercises/README.md)."
     before, rest = text.split(BEGIN, 1)
     table = course_map_table(root)
     return f"{before}{BEGIN}\n{table}\n\n{size}\n{END}{rest.split(END, 1)[1]}"
