@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 import report
 import results
+import table
 
 sys.path.append(str(report.ROOT / "docs"))
 import picture  # noqa: E402
@@ -134,6 +135,17 @@ def test_the_committed_results_hold_what_every_result_does():
     for name, found in report.kept().items():
         assert {"sources", "date", "seconds", "torch", "machine"} <= found.keys(), name
         assert found.get("failed", 0) == 0, name
+
+
+def test_pages_of_the_long_runs_are_those_of_the_results():
+    found, docs = report.kept(), report.ROOT / "docs"
+    for name, text in (("equivalence", table.page), ("drills", report.page.page)):
+        if name in found:
+            page = (docs / f"{name}.md").read_text(encoding="utf-8")
+            assert page == text(found[name]), f"run: make {name}"
+    if "parity" in found:
+        page = (docs / "engines.md").read_text(encoding="utf-8")
+        assert report.parity.table(found["parity"]["cases"]) in page, "run: make parity"
 
 
 def test_the_picture_is_what_the_code_makes():
