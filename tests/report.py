@@ -58,9 +58,6 @@ class Claim(NamedTuple):
     proofs: tuple
 
 
-# What was measured, in words.
-
-
 def equivalence(found):
     most = max(case[what] for case in found["cases"] for what in outcomes.WHATS)
     return (
@@ -161,7 +158,8 @@ CLAIMS = (
         "The real 530B is on your desk: any of its ranks is built and stepped on a laptop",
         "dryrun", dry,
         ("tests/plan/test_dryrun.py::test_the_real_job",
-         "tests/plan/test_dryrun.py::test_nothing_is_allocated", "docs/planning.md", "notebooks/16_planning_530b.ipynb"),
+         "tests/plan/test_dryrun.py::test_nothing_is_allocated", "docs/planning.md",
+         "notebooks/16_planning_530b.ipynb"),
     ),
     Claim(
         "The plan predicts published runs, up to a trillion parameters",
