@@ -71,7 +71,7 @@ def engines(found):
     count = {name: sum(c["engine"] == name for c in found["cases"]) for name in parity.CASES}
     return (
         f"{count['megatron']} layouts of Megatron-Core, {count['deepspeed']} of DeepSpeed; largest "
-        f"difference of any of the same **{most:.1e}**, in float32"
+        f"difference from ours **{most:.1e}**, in float32"
     )
 
 
@@ -215,13 +215,13 @@ def row(claim, found):
     """A line of the table; found: what the result file holds, None where it is missing."""
     how, proofs = results.command(claim.result or "report"), ", ".join(map(link, claim.proofs))
     if not claim.result:
-        measured = f"{claim.measured(None)}. Computed whenever this table is tested"
+        measured = f"{claim.measured(None)}<br>Computed whenever this table is tested"
     elif found is None:
         measured = "not measured yet"
     else:
         when, seconds = date.fromisoformat(found["date"]), found["seconds"]
         took = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds} s"
-        measured = f"{claim.measured(found)}. {when:%d %B %Y}, {found['machine']}, {took}"
+        measured = f"{claim.measured(found)}<br>{when:%d %B %Y}, {found['machine']}, {took}"
     return f"| {claim.words} | {measured} | {proofs}; `{how}` |"
 
 
