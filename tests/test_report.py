@@ -2,12 +2,15 @@
 
 import re
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 import report
 import results
 import table
+
+from minimtnlg.parallel.layout import Layout, Place
 
 sys.path.append(str(report.ROOT / "docs"))
 import picture  # noqa: E402
@@ -129,6 +132,13 @@ def test_a_fingerprint_knows_names_and_other_files(tmp_path, monkeypatch):
     second = results.fingerprint("a.py", "b.toml")
     (tmp_path / "b.toml").rename(tmp_path / "c.toml")
     assert len({first, second, results.fingerprint("a.py", "c.toml")}) == 3
+
+
+def test_slices_add_up_copies_and_the_tied_embedding_count_once():
+    layout = Layout(tp=2, pp=2, dp=4)
+    held = {"embedding.weight": (100, True), "norm.weight": (7, False)}
+    runs = [SimpleNamespace(place=Place(pp, 0, 0), parameters=held) for pp in range(2)]
+    assert report.dryrun.whole(layout, runs) == 200 + 7 + 7
 
 
 def test_the_committed_results_hold_what_every_result_does():
