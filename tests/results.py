@@ -2,8 +2,8 @@
 
 Each file names the machine, the day, how long it took, and a hash of the code that it depends on:
 `make report` refuses results of other code. Comments, docstrings and the form of the code are no
-part of it. The files are committed; `make equivalence | drills | mutants | graders | slurm` write
-them anew, when everything has passed.
+part of it. The files are committed; `make equivalence | parity | mutants | dryrun | drills |
+graders | slurm | times` write them anew, when everything has passed.
 """
 
 import ast
@@ -58,15 +58,21 @@ def read(name, *paths):
     """What results/NAME.json holds; ValueError where it is missing or of other code in `paths`."""
     file = RESULTS / f"{name}.json"
     if not file.exists():
-        raise ValueError(f"results/{name}.json is missing: run make {name}")
+        raise ValueError(f"results/{name}.json is missing: run {command(name)}")
     found = json.loads(file.read_text(encoding="utf-8"))
     if found["sources"] != fingerprint(*paths):
-        raise ValueError(f"results/{name}.json is of other code: run make {name}")
+        raise ValueError(f"results/{name}.json is of other code: run {command(name)}")
     return found
+
+
+def command(name):
+    """What writes results/NAME.json."""
+    return f"make {'times' if name in ('course', 'tests') else name}"
 
 
 # What pytest --record NAME depends on.
 RECORDED = {
+    "tests": ["minimtnlg", "tests"],
     "graders": ["minimtnlg/course", "minimtnlg/cli_grade.py", "exercises/src", "tests/course"],
     "slurm": ["minimtnlg/launch.py", "minimtnlg/templates", "tests/slurm", "tests/test_launch.py"],
 }

@@ -166,6 +166,7 @@ def course_map(root=ROOT):
             "question": lesson.question,
             "needs": lesson.needs,
             "introduces": lesson.introduces,
+            "proves": lesson.proves,
             "minutes": lesson.minutes,
             "seconds": lesson.seconds,
             "requires": lesson.requires,
@@ -175,18 +176,20 @@ def course_map(root=ROOT):
     ]
 
 
-def course_map_table(root=ROOT, notebooks="notebooks/", exercises="exercises/"):
-    """The course map as a Markdown table; links begin with the given folders."""
-    lines = ["Lesson | Question | New ideas | Minutes | Exercises", "--- | --- | --- | ---: | ---"]
+def course_map_table(root=ROOT, notebooks="notebooks/", exercises=None):
+    """The course map as a Markdown table; links begin with the given folders. None: no column."""
+    head, line = "Lesson | Question | Minutes | What is proven", "--- | --- | ---: | ---"
+    lines = [head, line] if exercises is None else [f"{head} | Exercises", f"{line} | ---"]
     for row in course_map(root):
-        links = [f"[{e.title}]({exercises}{e.stem}.ipynb)" for e in row["exercises"]]
         cells = [
             f"[{row['number']} {row['title']}]({notebooks}{row['name']}.ipynb)",
             row["question"],
-            ", ".join(row["introduces"]),
             str(row["minutes"]),
-            "; ".join(links),
+            row["proves"],
         ]
+        if exercises is not None:
+            links = [f"[{e.title}]({exercises}{e.stem}.ipynb)" for e in row["exercises"]]
+            cells.append("; ".join(links))
         lines.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -198,8 +201,13 @@ def readme(text, root=ROOT):
     """README's text with the course map between its two marks replaced; unchanged without marks."""
     if BEGIN not in text or END not in text:
         return text
+    rows = course_map(root)
+    hours = sum(row["minutes"] for row in rows) / 60
+    size = f"{len(rows)} lessons, about {hours:.0f} hours together; "
+    size += f"{sum(len(row['exercises']) for row in rows)} [exercises](exercises/README.md)."
     before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{course_map_table(root)}\n{END}{rest.split(END, 1)[1]}"
+    table = course_map_table(root)
+    return f"{before}{BEGIN}\n{table}\n\n{size}\n{END}{rest.split(END, 1)[1]}"
 
 
 def course_map_notebook(root=ROOT):
@@ -208,7 +216,7 @@ def course_map_notebook(root=ROOT):
     text = (
         "# The course\n\n"
         "Open a lesson, guess before you run, and change what you like: these are your copies.\n\n"
-        f"{course_map_table(root, notebooks='')}\n\n"
+        f"{course_map_table(root, notebooks='', exercises='exercises/')}\n\n"
         f"All lessons together take about {minutes / 60:.0f} hours.\n\n"
         "How far you are, and what comes next, is kept on this machine alone:"
     )

@@ -37,6 +37,7 @@ class Lesson:
     question: str
     needs: list  # terms that earlier lessons introduce
     introduces: dict  # term -> its definition in one line
+    proves: str  # what its Proof shows, in one sentence
     minutes: int  # reading and doing
     seconds: int  # executing, on two cores
     requires: list = field(default_factory=list)  # engines or Slurm, without which it is skipped
@@ -124,6 +125,7 @@ def read_lesson(path):
         "question": str,
         "needs": list,
         "introduces": dict,
+        "proves": str,
         "minutes": int,
         "seconds": int,
         "requires": list,

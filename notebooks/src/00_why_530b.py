@@ -10,6 +10,8 @@
 #     model (data parallel), so that $n = t p d$ GPUs work."
 #   rank: "The number of one GPU of a job, from $0$ to $n - 1$, from which its slice, replica,
 #     stage and node follow."
+# proves: "The parameters add up to the published count, and each rank has one place in one group of
+#   each kind."
 # minutes: 35
 # seconds: 8
 # ---

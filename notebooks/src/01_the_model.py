@@ -10,6 +10,8 @@
 #     zero."
 #   initial variance: "How far the random starting weights scatter around zero: $\\sigma^2 = 1/(3h)$
 #     in MT-NLG; Megatron's recipe divides it by $2L$ in matrices that add to the residual stream."
+# proves: "The page of code written here has the package's logits, loss and gradients; the gradients
+#   are slopes, and nothing comes from the future."
 # minutes: 40
 # seconds: 30
 # ---

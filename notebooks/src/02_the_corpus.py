@@ -9,6 +9,8 @@
 #     takes on the set. Two sets agree in each place with a probability equal to their similarity."
 #   decontamination: "Cutting out of training text what the evaluation will ask, so that a test
 #     measures what a model can do and not what it remembers."
+# proves: "Planted duplicates, leaks and rubbish go, each at the step that is for it, and nothing
+#   else does."
 # minutes: 40
 # seconds: 30
 # ---

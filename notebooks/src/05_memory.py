@@ -8,6 +8,7 @@
 #   activation checkpointing: >-
 #     Keeping only the input of a piece of the model and running its forward again when backward
 #     needs what was inside; *full* does so for whole layers, *selective* for the attention core.
+# proves: "Recomputation changes no gradient, and what autograd keeps is what the formula says."
 # minutes: 40
 # seconds: 25
 # ---

@@ -10,6 +10,8 @@
 #     all-reduce sums them all."
 #   overlap: "To start a collective without waiting for it and to compute on, so that its time is
 #     hidden behind arithmetic."
+# proves: "Buckets of gradients equal one process that sees all rows, and bugs that raise no error
+#   are noticed."
 # minutes: 40
 # seconds: 40
 # ---

@@ -12,6 +12,8 @@
 #   bubble: "The time in which the stages of a pipeline wait instead of computing, divided by the
 #     time that they compute: $(p - 1)/m$ with $m$ micro-batches, $(p - 1)/(v m)$ with $v$
 #     chunks on each stage."
+# proves: "Every schedule equals one process; a tied embedding that is not summed and a forgotten
+#   division are noticed."
 # minutes: 40
 # seconds: 50
 # ---

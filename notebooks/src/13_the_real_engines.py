@@ -11,6 +11,8 @@
 #     and computes nothing itself."
 #   parity: "What two engines have if the same weights and batches give the same losses, gradient
 #     norms and weights in both, but for the order of additions."
+# proves: "Losses, norms and weights of a run by Megatron-Core and DeepSpeed are those of the
+#   course's engine."
 # minutes: 40
 # seconds: 60
 # requires: [megatron, deepspeed]

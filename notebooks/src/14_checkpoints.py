@@ -10,6 +10,8 @@
 #     what a rank has of a tensor is a box of it."
 #   mean time between failures: "How long a machine works on average until something in it fails;
 #     that of a cluster is that of one node divided by the number of nodes."
+# proves: "A state loaded into another layout has the same bits and goes on with the same losses;
+#   one flipped bit is found."
 # minutes: 40
 # seconds: 90
 # ---

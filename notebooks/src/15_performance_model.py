@@ -9,6 +9,8 @@
 #     over the rate of the memory, whichever is longer."
 #   wave: "As many tiles of a product as a GPU has multiprocessors, computed at the same time; the
 #     last wave is rarely full."
+# proves: "Published iteration times are predicted, and the error is measured on runs that the fit has
+#   not seen."
 # minutes: 40
 # seconds: 30
 # ---

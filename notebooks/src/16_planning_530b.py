@@ -7,6 +7,7 @@
 #     byte is counted, nothing is computed or allocated."
 #   frontier: "Of many layouts those that no other one beats in both time and memory."
 #   strong scaling: "The same job on more GPUs; ideal if twice as many take half the time."
+# proves: "A dry run counts what the formulas say, and its ranks together hold every parameter."
 # minutes: 40
 # seconds: 60
 # ---

@@ -9,6 +9,7 @@
 #     time, and once these are free, the rest runs on the first node."
 #   straggler: "A rank that takes longer than the others for the same work; all of them wait for it
 #     in the next collective, so the job is as slow as this rank."
+# proves: "The launcher changes no loss, and the probe names the rank that is slow."
 # minutes: 40
 # seconds: 60
 # ---

@@ -9,6 +9,7 @@
 #     together."
 #   key-value cache: "Keys and values of all tokens so far, kept by every layer, so that the next token
 #     needs a pass of its own alone."
+# proves: "A cache, a batch and a layout change no token."
 # minutes: 40
 # seconds: 60
 # ---

@@ -8,6 +8,8 @@
 #     sample: $\\sqrt{p (1 - p) / n}$ for a share $p$ of $n$ answers."
 #   shot: "A solved example that stands in the prompt before the question; without any the test is
 #     zero-shot, with some of them few-shot, and no weight changes."
+# proves: "Scores equal those by hand, follow answers that were planted, and intervals hold what
+#   they promise."
 # minutes: 40
 # seconds: 60
 # ---

@@ -3,6 +3,7 @@
 # needs: []
 # introduces:
 #   bit: One yes or no, the smallest unit of information.
+# proves: "Longer messages come closer to one half."
 # minutes: 25
 # seconds: 5
 # ---

@@ -48,6 +48,8 @@ def front(lesson, earlier):
     for term, definition in lesson.introduces.items():
         if not re.fullmatch(r"[A-Z$`].*[.]", str(definition)):
             found.append(f"the definition of {term!r} is not one sentence in one line")
+    if not re.fullmatch(r"[A-Z].{10,150}[.]", lesson.proves):
+        found.append("what it proves is not one short sentence")
     if not lesson.question.endswith("?"):
         found.append("the question ends without a question mark")
     if not 25 <= lesson.minutes <= 40:

@@ -62,6 +62,7 @@ def test_template_keeps_the_rules():
         ("# ## Proof\n", "# So\n#\n# ## Proof\n", "headings are"),
         ("needs: []", "needs: [byte]", "no earlier lesson has it"),
         ("the smallest unit of information.", "small", "not one sentence"),
+        ("come closer to one half.\"", "\"", "not one short sentence"),
         ("bits agree?\n# needs", "bits agree\n# needs", "question mark"),
         ("minutes: 25", "minutes: 90", "90 minutes"),
         ("seconds: 5", "seconds: 500", "500 seconds"),

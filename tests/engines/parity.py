@@ -4,11 +4,12 @@ The process computes in float64, all micro-batches one after the other; it is pr
 tests/equivalence. The engines compute in float32, on gloo. Their global batch grows from step to
 step, the masks of the first step are full and those of the others uneven.
 
-    python tests/engines/parity.py        # runs all cases and writes them into docs/engines.md
+    make parity        # runs all cases; results/parity.json, and the table of docs/engines.md
 """
 
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -22,7 +23,16 @@ from minimtnlg.parallel.layout import Layout
 from minimtnlg.parallel.mesh import Mesh
 from minimtnlg.train.mini import Mini
 
-PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))  # as a script, conftest.py hasn't done it
+
+import results  # noqa: E402
+
+PAGE = ROOT / "docs" / "engines.md"
+SOURCES = (
+    "minimtnlg/engines", "minimtnlg/model", "minimtnlg/parallel", "minimtnlg/train",
+    "tests/engines/parity.py",
+)  # fmt: skip
 SMALL = (
     "model.layers=4 model.hidden=16 model.heads=4 model.seq=8 model.vocab=32 train.micro_batch=2 "
     "train.global_batch=24 train.ramp=null optim.eps=1e-3 optim.clip=0.1"
@@ -193,24 +203,26 @@ def compare(name, world):
     return {case: differences(config, serial(config), told) for case, config, told in found}
 
 
-def table(results):
-    """The table of docs/engines.md; results: {engine: {case: differences}}."""
+def table(cases):
+    """The table of docs/engines.md; cases: dicts of engine, layout and `differences`."""
     rows = [["engine", "layout", *WHATS], ["---"] * (2 + len(WHATS))]
-    for name, cases in results.items():
-        for case, found in cases.items():
-            rows.append([name, f"`{case}`", *(f"{found[what]:.1e}" for what in WHATS)])
+    for case in cases:
+        numbers = [f"{case[what]:.1e}" for what in WHATS]
+        rows.append([case["engine"], f"`{case['layout']}`", *numbers])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":
-    results = {
-        name: {case: found for world in worlds for case, found in compare(name, world).items()}
-        for name, worlds in CASES.items()
-    }
-    worst = max(max(found.values()) for cases in results.values() for found in cases.values())
+    clock, cases = results.Clock(*SOURCES), []
+    for name, worlds in CASES.items():
+        for world in worlds:
+            found = compare(name, world)
+            cases += [{"engine": name, "layout": case} | found[case] for case in found]
+    worst = max(case[what] for case in cases for what in WHATS)
     assert worst <= LIMIT, worst
     between = re.compile(r"(?<=<!-- parity -->\n).*?(?=<!-- end of parity -->)", re.S)
-    text, places = between.subn(lambda _: table(results) + "\n", PAGE.read_text())
+    text, places = between.subn(lambda _: table(cases) + "\n", PAGE.read_text())
     assert places == 1, f"{PAGE} has no place for the table"
     PAGE.write_text(text)
-    print(f"{table(results)}\n{PAGE.name} is written; the largest difference is {worst:.1e}")
+    clock.write("parity", limit=LIMIT, cases=cases)
+    print(f"{table(cases)}\n{PAGE.name} is written; the largest difference is {worst:.1e}")
