@@ -60,9 +60,15 @@ def serve(caller):
     replies = os.dup(1)
     os.dup2(2, 1)  # what a library prints while it loads must not be taken for a reply
     import cloudpickle  # noqa: F401
+    import filelock  # noqa: F401
     import numpy  # noqa: F401
+    import pydantic.dataclasses  # noqa: F401
+    import pydantic.types  # noqa: F401
+    import ruamel.yaml  # noqa: F401
+    import safetensors.torch  # noqa: F401
     import torch
     import torch.distributed  # noqa: F401
+    import tqdm  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1)], lr=1)  # the first optimizer loads a second half of torch
     gc.collect()
