@@ -56,7 +56,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if name := config.getoption("record"):
+    name = config.getoption("record")
+    if name and not hasattr(config, "workerinput"):  # of several processes, the one that hears all
         config.pluginmanager.register(Recorder(name))
 
 
