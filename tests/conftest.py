@@ -10,7 +10,8 @@ import pytest
 import minimtnlg  # noqa: F401
 
 # No test asserts a time: on a busy machine an example takes as long as it takes.
-hypothesis.settings.register_profile("minimtnlg", deadline=None)
+SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("minimtnlg", deadline=None, suppress_health_check=SLOW)
 hypothesis.settings.load_profile("minimtnlg")
 HERE, START = Path(__file__).parent, time.perf_counter()
 BUDGET = 10  # minutes that `make test` may take on two cores

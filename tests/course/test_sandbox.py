@@ -232,7 +232,7 @@ def test_the_others_get_theirs_and_nothing_is_left_behind(call, request):
     lines = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in lines if line and MARK in line]
     assert graded["left"] == []
-    assert graded["taken"] < 100e6
+    assert graded["taken"] < 1e9  # other tests write meanwhile, but not so much
 
 
 def test_what_honest_code_does_is_allowed(tmp_path, shared_boxes):
