@@ -69,9 +69,12 @@ def test_stub_says_what_to_do(path, draws):
 
 
 @drawn
-def test_wrong_answers_fail_the_check_named_for_them(path, draws):
+def test_wrong_answers_fail_the_check_named_for_them(path, draws, pytestconfig):
     exercise = exercises.load(path, draws=draws)
     checks = {check.name: check for check in exercise.checks}
+    scope = exercise.checks[0].run.__globals__
+    if "_PATIENCE" in scope and not pytestconfig.getoption("full"):
+        scope["_PATIENCE"] = 4  # of some, ranks wait for each other for ever
     assert len(exercise.wrong) >= 3
     for name, (answer, caught_by) in exercise.wrong.items():
         assert caught_by in checks, f"{name}: there is no check {caught_by!r}"
