@@ -28,8 +28,10 @@ course: .venv/course
 model: .venv/course
 	$(BIN)/minimtnlg course need small
 
+# A file of tests stays on one of two workers: its tests share what is dear to make. A run of all in
+# their order, so that the long ones come first. The others, which write results, use one process.
 test: .venv/test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # These figures reach README by `make report` alone, so the test that they are there is left out.
 times: .venv/test

@@ -22,6 +22,7 @@ written aside and renamed, so that none is ever seen half-written:
 import contextlib
 import faulthandler
 import gc
+import importlib
 import io
 import json
 import linecache
@@ -41,6 +42,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 LAUNCHER = [os.path.join(HERE, name) for name in ("ranks.py", "_job.py", "_rank.py")]
 STDLIB = os.path.dirname(os.__file__)
 LONGEST = 1e8  # seconds; three years, and still a number that every clock below takes
+# What the package imports of others: else each rank of each job would load it again.
+LOADED = (
+    "cloudpickle", "filelock", "numpy", "pydantic.dataclasses", "pydantic.types", "ruamel.yaml",
+    "safetensors.torch", "torch.distributed",
+)  # fmt: skip
 JOB = "MINIMTNLG_JOB"  # variable of the environment of a rank: the job's folder
 
 
@@ -59,10 +65,9 @@ def serve(caller):
     """Forks ranks on request until the caller closes the pipe or is gone. Never returns."""
     replies = os.dup(1)
     os.dup2(2, 1)  # what a library prints while it loads must not be taken for a reply
-    import cloudpickle  # noqa: F401
-    import numpy  # noqa: F401
+    for name in LOADED:
+        importlib.import_module(name)
     import torch
-    import torch.distributed  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1)], lr=1)  # the first optimizer loads a second half of torch
     gc.collect()

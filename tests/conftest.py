@@ -1,6 +1,7 @@
 """Loaded before any test imports torch, so that the package's settings of threads hold."""
 
 import sys
+import time
 from pathlib import Path
 
 import hypothesis
@@ -9,9 +10,11 @@ import pytest
 import minimtnlg  # noqa: F401
 
 # No test asserts a time: on a busy machine an example takes as long as it takes.
-hypothesis.settings.register_profile("minimtnlg", deadline=None)
+SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("minimtnlg", deadline=None, suppress_health_check=SLOW)
 hypothesis.settings.load_profile("minimtnlg")
-HERE = Path(__file__).parent
+HERE, START = Path(__file__).parent, time.perf_counter()
+BUDGET = 10  # minutes that `make test` may take on two cores
 # What tests import: reference, commands, comparing, metrics, results, saving; ground, as ranks do.
 sys.path[:0] = [*(str(HERE / name) for name in ("equivalence", "faults", "parallel")), str(HERE)]
 
@@ -54,7 +57,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if name := config.getoption("record"):
+    name = config.getoption("record")
+    if name and not hasattr(config, "workerinput"):  # of several processes, the one that hears all
         config.pluginmanager.register(Recorder(name))
 
 
@@ -72,6 +76,13 @@ class Recorder:
     def pytest_sessionfinish(self, exitstatus):
         if exitstatus == 0:
             self.clock.write(self.name, **self.counts)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Of a run of all tests, without the long ones: how long it took, and what it may take."""
+    if config.args_source is not config.ArgsSource.ARGS and not config.getoption("full"):
+        minutes = (time.perf_counter() - START) / 60
+        terminalreporter.write_line(f"{minutes:.1f} of {BUDGET} minutes, the budget of two cores")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -83,8 +83,15 @@ def level_of(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["minimtnlg", "minimtnlg.config", "minimtnlg.ranks", "minimtnlg.parallel.layout"]
+    "module, heavy",
+    [
+        ("minimtnlg", "torch"),
+        ("minimtnlg.config", "torch"),
+        ("minimtnlg.ranks", "torch"),
+        ("minimtnlg.parallel.layout", "torch"),
+        ("minimtnlg.course.check", "lark"),  # a parser for addresses, which takes a second
+    ],
 )
-def test_no_torch_on_import(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+def test_what_takes_long_is_not_loaded_on_import(module, heavy):
+    code = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

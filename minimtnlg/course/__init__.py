@@ -20,7 +20,12 @@
 """
 
 import logging
+import sys
 import warnings
+
+# nbformat's jsonschema builds a parser for addresses in any script, in a second of each kernel and
+# each check. No notebook's schema has such an address; without the package it leaves them out.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def setup(class_id=None):

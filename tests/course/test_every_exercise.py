@@ -35,11 +35,14 @@ def drawings(path):
 
 
 def cases():
-    """(path, draws): the public variant and the last one; all of them with --full."""
+    """(path, draws): the last variant; all of them with --full.
+
+    The public one, which is the first, is graded as a class's work in test_graders.py.
+    """
     for path in PATHS:
-        first, *others = drawings(path)
-        for i, draws in enumerate([first, *others], 1):
-            long = [pytest.mark.long] if 1 < i < len(others) + 1 else []
+        variants = drawings(path)
+        for i, draws in enumerate(variants, 1):
+            long = [pytest.mark.long] if i < len(variants) else []
             yield pytest.param(path, draws, id=f"{path.stem}-{i}", marks=long)
 
 
@@ -66,9 +69,12 @@ def test_stub_says_what_to_do(path, draws):
 
 
 @drawn
-def test_wrong_answers_fail_the_check_named_for_them(path, draws):
+def test_wrong_answers_fail_the_check_named_for_them(path, draws, pytestconfig):
     exercise = exercises.load(path, draws=draws)
     checks = {check.name: check for check in exercise.checks}
+    scope = exercise.checks[0].run.__globals__
+    if "_PATIENCE" in scope and not pytestconfig.getoption("full"):
+        scope["_PATIENCE"] = 4  # of some, ranks wait for each other for ever
     assert len(exercise.wrong) >= 3
     for name, (answer, caught_by) in exercise.wrong.items():
         assert caught_by in checks, f"{name}: there is no check {caught_by!r}"

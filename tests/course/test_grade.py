@@ -8,7 +8,7 @@ import commands
 import pytest
 from handed_in import hand_in, notebook
 
-from minimtnlg.course import grade, sandbox, submissions
+from minimtnlg.course import grade, submissions
 from minimtnlg.course.sources import exercise_sources
 from minimtnlg.errors import InputError
 
@@ -116,20 +116,6 @@ def test_a_path_that_is_not_there_is_refused(tmp_path, sources, path):
 # ------------------------------------------------------------------------------------- points
 
 
-@pytest.fixture(scope="module")
-def box():
-    """One sandbox for many calls: to start one takes seconds."""
-    shared = sandbox.Sandbox()
-    end, shared.close = shared.close, lambda: None
-    yield shared
-    end()
-
-
-@pytest.fixture
-def one_box(box, monkeypatch):
-    monkeypatch.setattr(grade, "Sandbox", lambda: box)
-
-
 @pytest.fixture
 def handed_in(tmp_path):
     """A folder of five students, one of them with two files."""
@@ -146,7 +132,7 @@ def handed_in(tmp_path):
     return folder
 
 
-def test_points_and_words(handed_in, course, one_box):
+def test_points_and_words(handed_in, course, shared_boxes):
     results = {r.student: r for r in grade.grade([handed_in], root=course, kept=None, jobs=1)}
     points = {student: result.points for student, result in results.items()}
     passed = [check["kind"] for check in results["kurt"].checks]
@@ -164,7 +150,7 @@ def test_points_and_words(handed_in, course, one_box):
     assert results["alan"].path.endswith("adapters.py")
 
 
-def test_a_second_call_grades_only_what_changed(handed_in, course, tmp_path, one_box):
+def test_a_second_call_grades_only_what_changed(handed_in, course, tmp_path, shared_boxes):
     told = []
 
     def again(**more):
@@ -186,7 +172,7 @@ def test_a_second_call_grades_only_what_changed(handed_in, course, tmp_path, one
     assert told[0].startswith("6 to grade")
 
 
-def test_an_exercise_that_is_broken_is_the_graders_fault(handed_in, course, one_box):
+def test_an_exercise_that_is_broken_is_the_graders_fault(handed_in, course, shared_boxes):
     source = course / "exercises/src/00_template.py"
     source.write_text(source.read_text().replace("def example(", "1 / 0\n\n\ndef example("))
     results = grade.grade([handed_in], root=course, kept=None, jobs=1)
@@ -220,7 +206,7 @@ def test_the_command_writes_all_it_is_asked_for(
     assert "nothing handed in" in open("pages/emmy.html").read()
 
 
-def test_exit_status_of_one_repository(course, tmp_path, monkeypatch, capsys, one_box):
+def test_exit_status_of_one_repository(course, tmp_path, monkeypatch, capsys, shared_boxes):
     monkeypatch.chdir(tmp_path)
     hand_in(tmp_path, "exercises", "00_template", notebook(RIGHT))
     call = ("grade", ".", "--course", course, "--exercise", "template")

@@ -91,6 +91,7 @@ def submit(folder, student, answer):
     nbformat.write(notebook, there / "00_template.ipynb")
 
 
+@pytest.mark.long  # thirteen starts of Python and of kernels
 def test_nbgrader_takes_out_the_answers_and_gives_the_points(folder, course):
     pytest.importorskip("nbgrader", reason="pip install 'minimtnlg[nbgrader]'")
     nbgrader(folder, "generate_assignment", "lesson_00")

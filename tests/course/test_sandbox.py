@@ -232,10 +232,10 @@ def test_the_others_get_theirs_and_nothing_is_left_behind(call, request):
     lines = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"])]
     assert not [line for line in lines if line and MARK in line]
     assert graded["left"] == []
-    assert graded["taken"] < 100e6
+    assert graded["taken"] < 1e9  # other tests write meanwhile, but not so much
 
 
-def test_what_honest_code_does_is_allowed(tmp_path):
+def test_what_honest_code_does_is_allowed(tmp_path, shared_boxes):
     """Logging, dataclasses, autograd, threads, files, subprocesses: as in any notebook."""
     honest = """
 import collections, dataclasses, enum, inspect, logging, subprocess, tempfile, threading, traceback
@@ -291,7 +291,7 @@ def test_attempts_are_told_to_the_teacher(graded):
     assert results["ada"].flags == []
 
 
-def test_files_as_editors_and_systems_leave_them(tmp_path):
+def test_files_as_editors_and_systems_leave_them(tmp_path, shared_boxes):
     """A line that begins with `%`, a mark at the start, foreign names: all that is no fault."""
     course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
     split = RIGHT.replace("return sum", "return (1000\n    % 1000) + sum")
@@ -312,7 +312,7 @@ def test_files_as_editors_and_systems_leave_them(tmp_path):
     assert "ren" in gradebook.to_text(table, stems)
 
 
-def test_a_neighbours_file_is_no_answer(tmp_path):
+def test_a_neighbours_file_is_no_answer(tmp_path, shared_boxes):
     course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
     hand_in(folder, ".", "ada.py", RIGHT)
     hand_in(folder, ".", "mallory.py", 'ANSWERS = {"template": "ada:agreeing"}')
@@ -320,7 +320,7 @@ def test_a_neighbours_file_is_no_answer(tmp_path):
     assert {r.student: r.points for r in results} == {"ada": grade.FULL, "mallory": 0}
 
 
-def test_what_was_made_for_another_class_is_told(tmp_path):
+def test_what_was_made_for_another_class_is_told(tmp_path, shared_boxes):
     course, folder = small_course(tmp_path / "course"), tmp_path / "submitted"
     hand_in(folder, "ada", "00_template", notebook('setup("1a2b3c")', RIGHT))
     (result,) = grade.grade([folder], root=course, jobs=1, kept=None, seconds=20)

@@ -10,10 +10,14 @@ import pytest
 
 from minimtnlg.engines import ENGINES, installed
 
-STARTS = [(name, world) for name, worlds in parity.CASES.items() for world in worlds]
+STARTS = [  # of eight processes each loads the engine: with --full, and by `make parity`
+    pytest.param(name, world, marks=[pytest.mark.long] * (world == 8), id=f"{name}-{world}")
+    for name, worlds in parity.CASES.items()
+    for world in worlds
+]
 
 
-@pytest.mark.parametrize("name, world", STARTS, ids=lambda value: str(value))
+@pytest.mark.parametrize("name, world", STARTS)
 def test_equals_one_process(name, world, tmp_path, monkeypatch, capfd):
     if not installed(ENGINES[name][2]):
         pytest.skip(f"pip install 'minimtnlg[engines]' brings {name}")
