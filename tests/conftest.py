@@ -12,8 +12,7 @@ import minimtnlg  # noqa: F401
 hypothesis.settings.register_profile("minimtnlg", deadline=None)
 hypothesis.settings.load_profile("minimtnlg")
 HERE = Path(__file__).parent
-# What tests import: reference, commands, comparing, metrics, report, results, saving; ground, as
-# ranks do.
+# What tests import: reference, commands, comparing, metrics, results, saving; ground, as ranks do.
 sys.path[:0] = [*(str(HERE / name) for name in ("equivalence", "faults", "parallel")), str(HERE)]
 
 from results import RECORDED, Clock  # noqa: E402
