@@ -46,6 +46,16 @@ equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
 	$(BIN)/python tests/equivalence/table.py
 
+.PHONY: report times parity dryrun
+# These figures reach README by `make report` alone, so the test that they are there is left out.
+times: .venv/test
+	$(MAKE) --no-print-directory test ARGS="--record tests \
+		--deselect tests/test_report.py::test_readme_shows_what_the_result_files_hold"
+	$(BIN)/python tests/lessons.py
+
+report: .venv/test
+	$(BIN)/python tests/report.py
+
 parity: .venv/test
 	$(BIN)/python tests/engines/parity.py
 

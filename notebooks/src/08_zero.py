@@ -9,8 +9,7 @@
 #     shard, and the whole is put together only where it is needed."
 #   ZeRO: "Data parallelism whose replicas shard what they would all hold alike: ZeRO-1 the
 #     optimizer's state, ZeRO-2 the gradients too, ZeRO-3 the weights too."
-# proves: "All three stages equal one process, and a shard that is not told of its update is
-#   noticed."
+# proves: "All three stages equal one process, and an update that is never gathered is noticed."
 # minutes: 40
 # seconds: 40
 # ---

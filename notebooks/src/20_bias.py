@@ -9,8 +9,8 @@
 #     from the one sample that there is."
 #   permutation test: "To shuffle which measurement belongs to which group, again and again, and to
 #     count how often chance does as much as was measured."
-# proves: "A planted preference is found with its size, and where there is none, chance is not taken
-#   for one."
+# proves: "A planted preference is found with its size; where there is none, false alarms are as
+#   rare as promised."
 # minutes: 40
 # seconds: 50
 # ---
