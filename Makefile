@@ -6,6 +6,7 @@
 # make mutants   switches on one bug after the other: the tests notice each of them
 # make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
+# make site     the course as web pages in build/site, and what a browser says of them
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
@@ -14,7 +15,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence drills mutants graders slurm lab
+.PHONY: course model test equivalence drills mutants graders slurm site lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -42,6 +43,10 @@ graders: .venv/test
 slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm
 
+site: .venv/site
+	$(BIN)/sphinx-build -c docs -d build/doctrees --jobs 2 --fail-on-warning --keep-going --quiet . build/site
+	$(BIN)/python -m pytest tests/site
+
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course
 	$(BIN)/minimtnlg course start work
@@ -67,4 +72,9 @@ endif
 .venv/test: .venv/course
 	@echo "installing the engines and what the tests need into .venv"
 	@$(PIP) --editable '.[course,engines,test]'
+	@touch $@
+
+.venv/site: .venv/course
+	@echo "installing what makes the site into .venv"
+	@$(PIP) --editable '.[course,site]'
 	@touch $@
