@@ -11,6 +11,7 @@
 # make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
 # make gpu      what needs a GPU: the package on one in bf16; docs/gpu.md says what else to run there
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
+# make site     the course as web pages in build/site, and what a browser says of them
 # make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
@@ -78,6 +79,10 @@ gpu: .venv/test
 slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm
 
+site: .venv/site
+	$(BIN)/sphinx-build -c docs -d build/doctrees --jobs 2 --fail-on-warning --keep-going --quiet . build/site
+	$(BIN)/python -m pytest tests/site
+
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 lab: .venv/course
 	$(BIN)/minimtnlg course start work
@@ -103,4 +108,9 @@ endif
 .venv/test: .venv/course
 	@echo "installing the engines and what the tests need into .venv"
 	@$(PIP) --editable '.[course,engines,test]'
+	@touch $@
+
+.venv/site: .venv/course
+	@echo "installing what makes the site into .venv"
+	@$(PIP) --editable '.[course,site]'
 	@touch $@

@@ -33,7 +33,7 @@ def requirements(*extras):
 
 
 def test_every_extra_of_the_promise_is_there():
-    assert set(EXTRAS) == {"course", "data", "eval", "engines", "nbgrader", "test"}
+    assert set(EXTRAS) == {"course", "data", "eval", "engines", "nbgrader", "site", "test"}
 
 
 def test_every_dependency_is_pinned_within_its_range():
