@@ -1,6 +1,6 @@
 """Our corpora through Megatron-Core's own reader: its data sets on our .bin and .idx files."""
 
-import numpy as np
+
 import torch
 import torch.distributed as dist
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
@@ -45,7 +45,6 @@ def read(config, corpus):
     """
     cache = corpus.folder / "megatron"
     _refuse_unwritable(cache)
-    _refuse_pickles(cache)
     weights = corpus.weights(config.data.weights)
     prefixes = [str(corpus.folder / name) for name in weights]
     shares = list(weights.values())
@@ -95,16 +94,3 @@ def _refuse_unwritable(cache):
                 f"--engine megatron: rank 0 writes its indices into {cache}, where this node sees "
                 "nothing of them: keep the corpus in a folder that all nodes share"
             )
-
-
-def _refuse_pickles(cache):
-    """InputError, on every rank, for an index that holds objects: Megatron would unpickle it."""
-    with together():
-        for file in sorted(cache.glob("*.npy")):
-            try:
-                np.load(file, mmap_mode="r")
-            except (OSError, EOFError, ValueError) as error:
-                raise InputError(
-                    f"--engine megatron: {file} is no index of numbers ({error}): delete the "
-                    f"folder {cache}, it is made again"
-                ) from None

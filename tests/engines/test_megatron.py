@@ -75,29 +75,6 @@ def test_a_folder_that_takes_no_indices_is_one_line(corpus, tmp_path):
     assert error.value.type == "InputError"
 
 
-class Trap:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def test_nothing_in_a_corpus_is_unpickled(corpus, tmp_path):
-    folder = shutil.copytree(corpus, tmp_path / "corpus")
-    config = config_of(folder, "data.weights={}")
-    run(samples, 1, [config])
-    indices = list((folder / "megatron").glob("*.npy"))
-    assert indices
-    for file in indices:
-        np.save(file, np.array([Trap(str(tmp_path / "sprung"))], object), allow_pickle=True)
-    with pytest.raises(RankError, match="is no index of numbers .* it is made again") as error:
-        run(samples, 1, [config])
-    assert error.value.type == "InputError" and not (tmp_path / "sprung").exists()
-
-
 def both(configs):
     """[(what `trained` says of Mini, and of Megatron)] for each Config, on these ranks."""
     results = []
