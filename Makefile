@@ -1,6 +1,8 @@
 # make course   set everything up, prepare the corpus, train nano, execute every lesson
 # make model    train small, 20 minutes on two cores: lessons 18 to 20 take it instead of nano
 # make test     set up what the tests need too, and run them
+# make check    what has to hold before a commit: ruff, notebooks as their sources, no keys, valid forms
+# make audit    the pinned versions against published advisories; needs a network
 # make equivalence   every legal layout against one process, and docs/equivalence.md
 # make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
 # make mutants   switches on one bug after the other: the tests notice each of them
@@ -14,7 +16,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence drills mutants graders slurm lab
+.PHONY: course model test check audit equivalence drills mutants graders slurm lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -24,6 +26,16 @@ model: .venv/course
 
 test: .venv/test
 	$(BIN)/python -m pytest
+
+check: .venv/test
+	$(BIN)/pre-commit run --all-files
+
+# pip-audit lives by itself: it always should be the newest. Without --strict it passes whatever it
+# could not ask about.
+audit: .venv/python
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
