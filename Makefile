@@ -43,6 +43,16 @@ times: .venv/test
 report: .venv/test
 	$(BIN)/python tests/report.py
 
+check: .venv/test
+	$(BIN)/pre-commit run --all-files
+
+# pip-audit lives by itself: it always should be the newest. Without --strict it passes whatever it
+# could not ask about.
+audit: .venv/python
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
 	$(BIN)/python tests/equivalence/table.py
