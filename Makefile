@@ -94,10 +94,13 @@ site: .venv/site
 	$(BIN)/python -m pytest tests/site
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
+# .jupyter names the kernel, asks nobody for news, and shows pages of docs/ as one reads them.
 lab: .venv/course
 	$(BIN)/minimtnlg course start work
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/work/course_map.ipynb \
-		$(if $(filter 0,$(shell id -u)),--allow-root)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" JUPYTER_PATH="$(CURDIR)/.jupyter" \
+		$(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/work/course_map.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # The environment is made again when it is missing, half made, older than the files that it is made
 # from, or when its interpreter has gone.
@@ -113,6 +116,7 @@ endif
 .venv/course: .venv/python pyproject.toml constraints.txt
 	@echo "installing what the course needs into .venv"
 	@$(PIP) --editable '.[course]'
+	@$(if $(WHEELHOUSE),mkdir -p "$(CACHE)" && cp -R "$(WHEELHOUSE)/cache/." "$(CACHE)")
 	@touch $@
 
 .venv/test: .venv/course

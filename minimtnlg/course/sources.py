@@ -163,13 +163,19 @@ def _read(path):
         raise InputError(f"{path}: the front matter is missing; begin with '# ---' lines around it")
     yaml = re.sub(r"^# ?", "", match[1], flags=re.MULTILINE)
     try:
-        front = YAML(typ="safe").load(io.StringIO(yaml))
+        front = _front(yaml)
     except YAMLError as error:
         line = " ".join(str(error).split())
         raise InputError(f"{path}: the front matter is not YAML: {line}") from None
     if not isinstance(front, dict):
         raise InputError(f"{path}: the front matter must be lines of 'name: value'")
     return front, list(_cells(text[match.end() :].lstrip()))
+
+
+@cache
+def _front(yaml):
+    """The front matter; kept as well: a course is read once for each of its notebooks."""
+    return YAML(typ="safe").load(io.StringIO(yaml))
 
 
 @cache
