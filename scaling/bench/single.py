@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 import typer
 from gemms import sheet
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from minimtnlg import device, engines, run
 from minimtnlg.config import load, sized
@@ -77,6 +76,8 @@ def megatron(config):
 
 def transformers(config):
     """The same step with transformers' GPT-2 and PyTorch alone."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # which takes seconds
+
     m, optim = config.model, config.optim
     shape = GPT2Config(
         vocab_size=m.vocab, n_positions=m.seq, n_embd=m.hidden, n_layer=m.layers, n_head=m.heads,
