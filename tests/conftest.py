@@ -1,6 +1,5 @@
 """Loaded before any test imports torch, so that the package's settings of threads hold."""
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -58,8 +57,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if hasattr(config, "workerinput"):  # xdist ignores the key, and so would all that tests start
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     name = config.getoption("record")
     if name and not hasattr(config, "workerinput"):  # of several processes, the one that hears all
         config.pluginmanager.register(Recorder(name))
