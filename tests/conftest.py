@@ -78,6 +78,7 @@ class Recorder:
             self.clock.write(self.name, **self.counts)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     """Of a run of all tests, without the long ones: how long it took, and what it may take."""
     if config.args_source is not config.ArgsSource.ARGS and not config.getoption("full"):
