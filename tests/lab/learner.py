@@ -76,9 +76,9 @@ class Server:
         return [pid for pid in serve if psutil.Process(pid).ppid() in serve]
 
     def stop(self):
-        """Ask it to end, as closing its terminal does; returns what runs half a minute later."""
+        """Ask it to end, as closing its terminal does; returns what does not end."""
         os.killpg(self.make.pid, signal.SIGTERM)
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.2)
         lines = {pid: _command_line(pid) for pid in left}
