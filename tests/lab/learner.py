@@ -76,9 +76,9 @@ class Server:
         return [pid for pid in serve if psutil.Process(pid).ppid() in serve]
 
     def stop(self):
-        """Ask it to end, as closing its terminal does; returns what runs half a minute later."""
+        """Ask it to end, as closing its terminal does; returns what does not end."""
         os.killpg(self.make.pid, signal.SIGTERM)
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.2)
         lines = {pid: _command_line(pid) for pid in left}
@@ -164,6 +164,7 @@ class Browser:
     def run(self, number, code=None):
         """Go to a cell, write `code` in it if given, press Shift+Enter; returns what it printed."""
         prompt = f"{self.cell(number)} .jp-InputPrompt"
+        until(lambda: self.read(prompt)[0] != "[*]:", f"cell {number}, which still runs")
         before = self.read(prompt)[0]
         self.start(number, code)
         until(lambda: self.read(prompt)[0] not in (before, "[*]:"), f"the end of cell {number}")
@@ -176,6 +177,12 @@ class Browser:
             self.press("enter", "ctrl+a")
             webdriver.ActionChains(self.driver, duration=0).send_keys(code).perform()
         self.press("shift+enter")
+
+    def save(self):
+        """Press Ctrl+S, and wait until the notebook in front is on disk."""
+        self.press("escape", "ctrl+s")
+        changed = "#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current.jp-mod-dirty"
+        until(lambda: not self.all(changed), "a saved notebook")
 
     def cell(self, number):
         """The selector of a cell; in JupyterLab each says which one it is."""

@@ -72,17 +72,13 @@ def test_a_lesson_runs_from_top_to_bottom(server, browser):
     browser.click('.lm-Menu-item[data-command="runmenu:run-all"]')
     until(lambda: "[*]:" in browser.read(PROMPTS), "the first cell")
     until(lambda: not {"[ ]:", "[*]:"} & set(browser.read(PROMPTS)), "the last cell", 900)
-    browser.press("escape", "ctrl+s")
-    outputs = until(lambda: _outputs(server), "the file")
+    browser.save()
+    outputs = [o for c in cells(server, LESSON) if c.cell_type == "code" for o in c.outputs]
     assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
     kinds = "image/svg+xml", "image/png"
     drawn = [o for o in outputs if set(kinds) & set(o.get("data", {}))]
     assert drawn and all(o.metadata[k]["alt"] for o in drawn for k in kinds if k in o.data)
     assert len(images(browser)) == len(drawn) and all(images(browser))
-
-
-def _outputs(server):
-    return [o for c in cells(server, LESSON) if c.cell_type == "code" for o in c.outputs]
 
 
 def test_a_guess_is_kept(server, browser):
@@ -95,7 +91,7 @@ def test_a_guess_is_kept(server, browser):
 
 def test_figures_stay_when_the_lesson_is_opened_again(server, browser):
     before = len(images(browser))
-    browser.press("escape", "ctrl+s")
+    browser.save()
     browser.driver.get(f"{server.address}/lab/tree/work/{LESSON}")
     browser.front(LESSON, cells=len(cells(server, LESSON)))
     until(lambda: len(images(browser)) == before and all(images(browser)), "the figures")
