@@ -48,10 +48,11 @@ MENU = {
                   "CHANGELOG"],
 }  # fmt: skip
 # Pages below a page, which GitHub shows without them: the page that has them, and patterns.
+PACKAGES = "minimtnlg data parallel model train plan evaluate engines course".split()
 BELOW = {
     "exercises/README": ["exercises/*"],
     "docs/teaching/index": ["docs/teaching/*", "docs/teaching/lessons/*"],
-    "docs/api/index": ["docs/api/*"],
+    "docs/api/index": [f"docs/api/{name}" for name in PACKAGES],
 }
 
 # -------------------------------------------------------------------------------------- notebooks
@@ -70,6 +71,7 @@ suppress_warnings = ["config.cache"]  # values of this file that can't be compar
 html_theme = "sphinx_book_theme"
 html_title = "minimtnlg"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False

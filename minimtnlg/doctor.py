@@ -14,6 +14,7 @@ EXTRAS = {  # what each extra brings, by the name that pip knows
     "engines": ["megatron-core", "deepspeed"],
     "eval": ["lm-eval"],
     "nbgrader": ["nbgrader"],
+    "site": ["sphinx", "selenium"],
     "test": ["pytest", "hypothesis", "transformers"],
 }
 TOOLS = {  # programs that some lessons or sources use: what they are for, how they come

@@ -22,9 +22,9 @@ const look = () => {
   plain.querySelectorAll("pre, code, mjx-container, script").forEach((x) => x.remove());
   done({
     text: article.innerText.length,
-    dollars: (plain.textContent.match(/.{0,20}\\$[^0-9 ].{0,20}|\\\\\\(.{0,20}/g) || []),
+    dollars: (plain.textContent.match(/[$][^$\\n]{1,80}[$]|\\\\[(].{0,20}/g) || []),
     formulas: article.querySelectorAll(".math").length,
-    typeset: article.querySelectorAll(".math mjx-container svg").length,
+    typeset: article.querySelectorAll(".math mjx-container").length,
     wrong: article.querySelectorAll("mjx-merror, [data-mml-node=merror]").length,
     wide: document.documentElement.scrollWidth - window.innerWidth,
   });
@@ -81,15 +81,16 @@ def test_search_finds_a_schedule(browser, address):
     fields = browser.find_elements(By.CSS_SELECTOR, "input[name=q]")
     next(field for field in fields if field.is_displayed()).send_keys("1F1B", Keys.ENTER)
     script = "return [...document.querySelectorAll('#search-results li a')].map(a => a.href)"
-    found = WebDriverWait(browser, 30).until(
-        lambda b: (links := b.execute_script(script)) and any(LESSON in x for x in links) and links
-    )
-    assert any("exercises/11_one_f_one_b" in link for link in found)
+    for page in (LESSON, "exercises/11_one_f_one_b.html"):
+        WebDriverWait(browser, 30).until(
+            lambda b, page=page: any(page in link for link in b.execute_script(script)), page
+        )
 
 
 def test_what_is_folded_is_printed(browser, address):
-    hidden = """return [...document.querySelectorAll("details > *:not(summary)")]
-        .filter(x => !x.checkVisibility({contentVisibilityAuto: true})).length"""
+    hidden = """const seen = {contentVisibilityAuto: true, opacityProperty: true};
+        return [...document.querySelectorAll("details > *:not(summary)")]
+        .filter(x => !x.checkVisibility(seen)).length"""
     size(browser, 800, 1000)
     browser.get(address + LESSON)
     assert browser.execute_script(hidden) >= 5
@@ -98,11 +99,13 @@ def test_what_is_folded_is_printed(browser, address):
         assert browser.execute_script(hidden) == 0
         menu = "return document.querySelector('.bd-sidebar-primary').checkVisibility()"
         assert not browser.execute_script(menu)
+        # Browsers that can't open it by style are helped by a script. Nothing may fade in.
+        closed = "return document.querySelectorAll('details:not([open])').length"
+        assert browser.execute_script(f"dispatchEvent(new Event('beforeprint')); {closed}") == 0
+        moving = "return document.getAnimations().filter(a => a.effect.target.closest('details'))"
+        assert browser.execute_script(f"{moving}.length") == 0
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")  # browsers without the style
-    closed = "return document.querySelectorAll('details:not([open])').length"
-    assert browser.execute_script(closed) == 0
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script(hidden) >= 5
 
@@ -132,10 +135,11 @@ def test_no_serious_barrier(browser, address, kind):
     browser.execute_script(axe)
     rules = json.dumps({"runOnly": ["wcag2a", "wcag2aa"], "resultTypes": ["violations"]})
     script = f"axe.run(document, {rules}).then(arguments[0], e => arguments[0](String(e)))"
-    found = browser.execute_async_script(script)["violations"]
+    found = browser.execute_async_script(script)
+    assert len(found["passes"]) > 5, found
     serious = {
         v["id"]: [node["html"][:200] for node in v["nodes"][:5]]
-        for v in found
+        for v in found["violations"]
         if v["impact"] in ("serious", "critical")
     }
     assert not serious
