@@ -327,7 +327,7 @@ def picture(student):
     for (kind, j, i), (start, _) in times.items():
         face, ink = looks[kind]
         ax.barh(i, 1, 0.82, start, facecolor=face, edgecolor="black", lw=0.5)
-        ax.text(start + 0.5, i, j, ha="center", va="center_baseline", fontsize=7, color=ink)
+        ax.text(start + 0.5, i, j, ha="center", va="center_baseline", fontsize=8, color=ink)
     names = {"F": "forward", "B": "gradient of the input", "W": "gradients of weights"}
     handles = [Patch(facecolor=looks[k][0], edgecolor="black", label=names[k]) for k in "FBW"]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3, fontsize=9)

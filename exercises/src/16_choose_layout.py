@@ -392,6 +392,8 @@ def picture(student):
     """All layouts that fit, those that were tried, and the one that was chosen."""
     import matplotlib.pyplot as plt
 
+    from minimtnlg.course.plots import COLOURS
+
     chosen, tried, _ = _chosen(student, GPUS, GIB, SEQUENCES, A100)
     fit = [x for x in layouts(GPUS, SEQUENCES) if gib(x, SEQUENCES) <= GIB]
 
@@ -400,8 +402,8 @@ def picture(student):
 
     fig, ax = plt.subplots()
     ax.plot(*points(fit), ".", color="grey", label=f"{len(fit)} layouts that fit")
-    ax.plot(*points(tried.seconds), "s", color="tab:blue", label=f"{len(tried.seconds)} tried")
-    ax.plot(*points([Layout(*chosen)]), "*", color="tab:red", ms=14, label="chosen")
+    ax.plot(*points(tried.seconds), "s", color=COLOURS["blue"], label=f"{len(tried.seconds)} tried")
+    ax.plot(*points([Layout(*chosen)]), "*", color=COLOURS["red"], ms=14, label="chosen")
     ax.set(xlabel="GiB on a GPU", ylabel="seconds an iteration", yscale="log")
     ax.set_title("What your search has looked at")
     ax.legend()

@@ -10,7 +10,7 @@ from statistics import median
 from minimtnlg.errors import InputError
 from minimtnlg.parallel.layout import ORDER
 
-COLOURS = {
+COLOURS = {  # in lessons by these names; else black, white, greys and tints of these
     "blue": "#0072B2",
     "orange": "#E69F00",
     "red": "#D55E00",

@@ -90,21 +90,22 @@ print(f"doubled every {months / math.log2(growth):.1f} months")
 
 # %%
 fig, ax = plt.subplots()
+labels = []
 when = [year + (month - 0.5) / 12 for _, year, month, _ in MODELS]
 ax.plot(when, [size for *_, size in MODELS])
 for x, (name, *_, size) in zip(when, MODELS, strict=True):
     left = name in ("MT-NLG", "GPT-3", "Turing-NLG", "Megatron-LM")
-    label = f"{name}  {size / 1e9:g} B" if size >= 1e9 else f"{name}  {size / 1e6:g} M"
+    labels += [f"{name}  {size / 1e9:g} B" if size >= 1e9 else f"{name}  {size / 1e6:g} M"]
     place_at = dict(xytext=(-8, 2), ha="right") if left else dict(xytext=(8, -9), ha="left")
-    ax.annotate(label, (x, size), textcoords="offset points", fontsize=9.5, **place_at)
+    ax.annotate(labels[-1], (x, size), textcoords="offset points", fontsize=9.5, **place_at)
 ax.set(yscale="log", ylim=(4e7, 1.6e12), xlim=(2017.8, 2022.1), xticks=range(2018, 2023))
 ax.set(xlabel="year of first publication", ylabel="parameters")
 ax.set_title(f"In under four years models grew {round(growth, -2):.0f}-fold")
 figure(
     fig,
-    alt="Parameters of published models against time, on a logarithmic axis: from ELMo with 94 "
-    "million in February 2018, through GPT-2 with 1.5 billion and GPT-3 with 175 billion, to "
-    "MT-NLG with 530 billion in October 2021. Nearly a straight line up to GPT-3, then flatter.",
+    alt=f"Parameters of published models from {MODELS[0][1]} to {MODELS[-1][1]}, in millions and "
+    f"billions, on a logarithmic axis: {', '.join(labels)}. Nearly a straight line up to GPT-3, then "
+    "flatter.",
 )
 
 # %% [markdown]
@@ -223,7 +224,7 @@ measured("gpus_for_training_state", gpus, unit="GPUs", tell="And then they are f
 #
 # $$\text{training state} = 20\, P \ \text{bytes}.$$
 #
-# By hand: a model of 3 parameters keeps 60 bytes.
+# By hand: a model of 3 parameters keeps $20 \cdot 3 = 60$ bytes.
 #
 # The second kind depends on the data. A model is a stack of $L$ **layers**. Each takes a list of
 # $h$ numbers for every token and hands on a new list of $h$ numbers. On the way up (the **forward
@@ -419,8 +420,7 @@ for y, (_, t, p) in enumerate(LAYOUTS):
     one = state_per_gpu(t, p) / 1e9
     colour = COLOURS["green"] if one <= 80 else "#dddddd"
     ax.barh(y, one, color=colour, edgecolor="black", height=0.6)
-    ink = "white" if one <= 80 else "black"
-    ax.text(11, y, f"{one:,.0f} GB".replace(",", " "), va="center", color=ink)
+    ax.text(11, y, f"{one:,.0f} GB".replace(",", " "), va="center")
 ax.axvline(80, color="black", linestyle="--", label="one GPU: 80 GB")
 ax.set(yticks=range(len(LAYOUTS)), yticklabels=[name for name, *_ in LAYOUTS], xscale="log")
 ax.set(xlim=(10, 6e4), xlabel="training state on each GPU (GB)")
@@ -428,11 +428,11 @@ ax.set_title("No cut alone brings MT-NLG below 80 GB a GPU", x=-0.42)
 ax.invert_yaxis()
 ax.legend(loc="lower right")
 ax.grid(axis="y", visible=False)
+sizes = [f"{name} {state_per_gpu(t, p) / 1e9:.0f} GB" for name, t, p in LAYOUTS]
 figure(
     fig,
-    alt="Training state on each GPU for five layouts, logarithmic axis. Copies only 10 592 GB, "
-    "8 slices 1 324 GB, 105 stages 101 GB and 128 slices 83 GB are all right of the line at 80 GB. "
-    "8 slices times 35 stages is left of it with 38 GB.",
+    alt="Training state on each GPU for five layouts, logarithmic axis. "
+    f"{'; '.join(sizes[:-1])}: all end right of the line at 80 GB. Only {sizes[-1]} ends left of it.",
 )
 
 # %% [markdown]

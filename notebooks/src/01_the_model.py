@@ -151,12 +151,12 @@ assert first_try > 2 * math.log(config.vocab)
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 3.4))
-ax.annotate("", (11.9, 0), (1.0, 0), arrowprops=dict(arrowstyle="-|>", lw=3, color="black"))
+ax.annotate("", (11.86, 0), (1.0, 0), arrowprops=dict(arrowstyle="-|>", lw=3, color="black"))
 
 
 def box(x, y, text, fill="white", below=""):
     """A labelled box with its centre at (x, y)."""
-    ax.add_patch(plt.Rectangle((x - 0.7, y - 0.35), 1.4, 0.7, fc=fill, ec="black", zorder=3))
+    ax.add_patch(plt.Rectangle((x - 0.75, y - 0.35), 1.5, 0.7, fc=fill, ec="black", zorder=3))
     ax.text(x, y, text, ha="center", va="center", fontsize=9.5, zorder=4)
     ax.text(x, y - 0.65, below, ha="center", va="center", fontsize=9.5)
 
@@ -165,9 +165,9 @@ box(0.5, 0, "embedding\n+ position", "#cfe3f2", below="tokens [b, s]")
 for left, name in ((2.0, "attention"), (5.5, "MLP")):
     box(left + 0.8, 1.4, "LayerNorm")
     box(left + 2.4, 1.4, name, "#f7deb0")
-    ax.plot([left - 0.1] * 2 + [left + 0.1], [0, 1.4, 1.4], "k-", lw=1.3, marker="")
-    ax.annotate("", (left + 1.72, 1.4), (left + 1.48, 1.4), arrowprops=dict(arrowstyle="->"))
-    ax.plot([left + 3.1] + [left + 3.25] * 2, [1.4, 1.4, 0.2], "k-", lw=1.3, marker="")
+    ax.plot([left - 0.1] * 2 + [left + 0.05], [0, 1.4, 1.4], "k-", lw=1.3, marker="")
+    ax.annotate("", (left + 1.69, 1.4), (left + 1.51, 1.4), arrowprops=dict(arrowstyle="->"))
+    ax.plot([left + 3.15] + [left + 3.25] * 2, [1.4, 1.4, 0.2], "k-", lw=1.3, marker="")
     ax.plot(left + 3.25, 0, "o", ms=15, mfc="white", mec="black", zorder=3)
     ax.text(left + 3.25, -0.01, "+", ha="center", va="center", fontsize=13, zorder=4)
 frame = dict(fill=False, color="black", lw=1, ls=":")
@@ -871,8 +871,8 @@ groups = {
     "embedding and positions": ["embedding", "positions"],
 }
 fig, ax = plt.subplots(figsize=(8, 3.6))
-start = [0.0] * len(names)
-fills = zip(groups.items(), ["#0072B2", "#F2C879", "#FFFFFF"], ["", "", "////"], strict=True)
+start, shares_of = [0.0] * len(names), {}
+fills = zip(groups.items(), [COLOURS["blue"], "#F2C879", "white"], ["", "", "////"], strict=True)
 for (group, members), fill, hatch in fills:
     shares = []
     for name in names:
@@ -880,6 +880,8 @@ for (group, members), fill, hatch in fills:
         shares.append(100 * sum(terms(shape)[part] for part in members) / shape.parameters())
     ax.barh(names, shares, left=start, color=fill, hatch=hatch, ec="black", lw=0.8, label=group)
     start = [a + b for a, b in zip(start, shares, strict=True)]
+    for name, share in zip(names, shares, strict=True):
+        shares_of.setdefault(name, []).append(share)
 ax.invert_yaxis()
 ax.grid(False)
 ax.set(xlabel="share of the parameters (%)", xlim=(0, 100))
@@ -888,8 +890,10 @@ ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
 figure(
     fig,
     alt="Bars of six models from nano to MT-NLG, divided into attention, MLP, and embedding with "
-    "positions. The last part shrinks from about 15 % in nano to 0.2 % in MT-NLG; the rest is one "
-    "third attention and two thirds MLP. LayerNorms are too few to be seen.",
+    f"positions. The last part shrinks from {shares_of['nano'][2]:.0f} % in nano to "
+    f"{shares_of['mtnlg-530b'][2]:.1f} % in MT-NLG; there attention has "
+    f"{shares_of['mtnlg-530b'][0]:.0f} % and the MLP {shares_of['mtnlg-530b'][1]:.0f} %. LayerNorms "
+    "are too few to be seen.",
 )
 
 # %% [markdown]

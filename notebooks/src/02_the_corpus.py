@@ -145,6 +145,7 @@ left, right = {"ba", "an", "na"}, {"ba", "an", "nd", "da", "na"}
 order = np.random.default_rng(seed)
 runs = sorted(left | right)
 hits = 0
+around = dict(boxstyle="square,pad=0.1", fc="white", ec="none")
 fig, ax = plt.subplots(figsize=(8, 3.6))
 for row in range(6):
     shuffled = [runs[i] for i in order.permutation(len(runs))]
@@ -152,16 +153,18 @@ for row in range(6):
     hits += first[0] == first[1]
     for x, run in enumerate(shuffled):
         both = run in left and run in right
-        colour = "#56B4E9" if both else "#E69F00"
-        ax.add_patch(plt.Rectangle((x, -row), 0.92, 0.8, color=colour, alpha=0.6, lw=0))
-        ax.text(x + 0.46, 0.4 - row, run, ha="center", va="center")
+        look = dict(fc=COLOURS["sky"]) if both else dict(fc="white", hatch="///", ec="0.7")
+        ax.add_patch(plt.Rectangle((x, -row), 0.92, 0.8, lw=0, **look))
+        ax.text(x + 0.46, 0.4 - row, run, ha="center", va="center", bbox=around)
     verdict = "the same" if first[0] == first[1] else "different"
     ax.text(5.3, 0.4 - row, f"banana: {first[0]}   bandana: {first[1]}   {verdict}", va="center")
-ax.set(xlim=(0, 11), ylim=(-5.2, 1), title="Six shuffles: the first run of each text (blue: shared)")
+ax.set(xlim=(0, 11), ylim=(-5.2, 1), title="Six shuffles: the first run of each text")
+ax.text(5.3, -5.75, "plain: both texts have it; hatched: one has it alone", ha="center", va="top")
 ax.axis("off")
 figure(
     fig,
-    alt="Six rows show the five runs of two characters in random order. Where the first of the row "
+    alt="Six rows show the five runs of two characters in random order; nd and da are hatched, as "
+    "bandana has them alone. Where the first of the row "
     f"is one that both words have, both note the same run; that is so in {hits} of the 6 rows.",
 )
 
@@ -176,7 +179,8 @@ figure(
 #
 # **Who stays.** In each bucket one text is drawn and compared with all the others. Those as alike as
 # 0.8 are its duplicates and leave the bucket. Then the next is drawn, up to ten times. So a bucket
-# of a million costs at most ten million comparisons; all its pairs are 500 billion.
+# of a million costs at most ten million comparisons; all its pairs are
+# $10^6 \cdot 10^6 / 2 = 500 \cdot 10^9$.
 #
 # Duplicates of duplicates belong together. Draw every text as a point and every pair of duplicates
 # as a line: what hangs together is a connected component. Of each component one text stays, that of
@@ -262,8 +266,8 @@ learned = report["quality"]["classifier"]
 
 x = np.arange(10) / 10 + 0.05
 fig, (above, below) = plt.subplots(2, 1, figsize=(7, 5.4), sharex=True)
-above.bar(x, seen, width=0.08, color="#56B4E9", label="judged")
-above.bar(x, kept, width=0.04, color="#000000", label="kept")
+above.bar(x, seen, width=0.08, color=COLOURS["sky"], label="judged")
+above.bar(x, kept, width=0.04, color="black", label="kept")
 above.set(yscale="log", ylabel="documents", title="Most mails and handbook pages score low")
 above.legend()
 fine = np.linspace(0, 1, 101)
@@ -527,14 +531,19 @@ steps = list(report)
 fig, ax = plt.subplots(figsize=(8, 3.8))
 sources = list(report["read"]["sources"])
 bottom = np.zeros(len(steps))
-colours = [*COLOURS.values(), "0.8", "0.5"]
-for source, colour in zip(sources, colours, strict=True):
+large = sorted(sources, key=lambda source: -report["read"]["sources"][source]["out"][0])[:3]
+looks = zip(large, ("sky", "red", "pink"), ("", "///", "..."), strict=True)
+looks = {source: dict(color=COLOURS[colour], hatch=hatch) for source, colour, hatch in looks}
+rest = [source for source in sources if source not in large]
+looks |= {rest[0]: dict(color="black", label=f"{len(rest)} others")}
+for source in [*rest, *large]:
     height = [report[step]["sources"].get(source, {"out": [0]})["out"][0] for step in steps]
-    ax.bar(steps, height, bottom=bottom, label=source, color=colour, edgecolor="white", lw=0.3)
+    look = dict(label=source if source in large else None, color="black", edgecolor="white", lw=0)
+    ax.bar(steps, height, bottom=bottom, **look | looks.get(source, {}))
     bottom += height
 ax.set(ylabel="documents", title="What each step let go on")
 plt.setp(ax.get_xticklabels(), rotation=30, ha="right")
-ax.legend(ncols=2, fontsize=8)
+ax.legend()
 figure(
     fig,
     alt=f"Stacked bars of documents after each step, from {came} after reading to {left_over} at "
@@ -591,7 +600,8 @@ for name, row in sorted(MTNLG.items(), key=lambda item: -times[item[0]]):
 #
 # <details><summary>Answer</summary>
 #
-# Almost only equal texts. $1 - (1 - 0.8^{52})^5$ is 0.00005, and 0.95 meets with 0.3.
+# Almost only equal texts. $1 - (1 - 0.8^{52})^5 = 0.00005$, and where $s$ is 0.95,
+# $1 - (1 - 0.95^{52})^5 = 0.3$.
 #
 # </details>
 #

@@ -358,8 +358,8 @@ figure(
 # ### Two files
 #
 # Tokens are made once and read for months. Megatron's format is two files. `.bin` holds nothing but
-# tokens, 2 bytes each if the vocabulary is smaller than 65 500. `.idx` says where each sequence
-# begins.
+# tokens, 2 bytes each if the vocabulary is smaller than 65 500 [S10]. `.idx` says where each
+# sequence begins.
 #
 # We write three small documents with the package and look at each byte.
 
@@ -910,7 +910,7 @@ assert len(mine) == 240 and len(reading) == 128
 #
 # If all four epochs were shuffled together, the unread part could lie anywhere: one document would
 # be read four times, another twice. So when less than 80 % of the last epoch is needed, Megatron
-# shuffles that epoch by itself and reads it last.
+# shuffles that epoch by itself and reads it last [S10].
 
 # %% tags=["deeper"]
 for needed in (14, 17):
@@ -918,7 +918,7 @@ for needed in (14, 17):
     print(f"{needed} samples: documents {more.document_index}, shuffle {more.shuffle_index}")
 
 # %% [markdown] tags=["deeper"]
-# An epoch of 25 tokens gives 6 samples. 14 samples need a small part of a third epoch. So its
+# An epoch gives 6 samples. 14 samples need a small part of a third epoch. So its
 # documents 0 to 4 stand by themselves at the end of the document index, and its samples at the end
 # of the shuffle index. 17 samples need almost all of the third epoch, so everything is shuffled
 # together.

@@ -169,8 +169,8 @@ figure(
 
 # %% [markdown]
 # By hand: $5 = 2^2 \cdot 1.25$, and $1.25 = 1 + 32/128$. So in bfloat16, where $f = 7$, the
-# exponent is 2 and $F = 32$, in binary `0100000`. The exponent is stored with 127 added: 129, in
-# binary `10000001`. The machine agrees:
+# exponent is 2 and $F = 32$, in binary `0100000`. The exponent is stored with 127 added,
+# $2 + 127 = 129$, in binary `10000001`. The machine agrees:
 
 # %%
 def bits(x):
@@ -1150,8 +1150,9 @@ for beta2 in (0.95, 0.99):
 #
 # <details><summary>Answer</summary>
 #
-# Subtracted, yes: below 1 the spacing is $2^{-8} \approx 0.0039$, and half of it is 0.00195. So
-# 0.997 is rounded to 0.99609. Added, no: above 1 the spacing is $2^{-7}$, and half of it is 0.0039.
+# Subtracted, yes: below 1 the spacing is $2^{-8} \approx 0.0039$, and half of it is
+# $2^{-9} \approx 0.00195$. So $1 - 0.003 = 0.997$ is rounded to $1 - 2^{-8} \approx 0.99609$. Added,
+# no: above 1 the spacing is $2^{-7}$, and half of it is 0.0039.
 #
 # </details>
 #
@@ -1160,7 +1161,8 @@ for beta2 in (0.95, 0.99):
 #
 # <details><summary>Answer</summary>
 #
-# It counts $\frac{1}{4} \cdot \frac{1}{4} = 1/16$ instead of $1/304$: 19 times as much.
+# It counts $\frac{1}{4} \cdot \frac{1}{4} = 1/16$ instead of $1/304$: $304/16 = 19$ times as
+# much.
 #
 # </details>
 #
@@ -1190,8 +1192,8 @@ for beta2 in (0.95, 0.99):
 # <details><summary>Answer</summary>
 #
 # During the ramp a step holds between 65 536 and 3 932 160 tokens. The first billion tokens, the
-# warm-up, are 9 % of the steps but 0.4 % of the tokens. Tokens measure how much text the model has
-# learned from.
+# warm-up, are 9 % of the steps but $1/270 = 0.4$ % of the tokens. Tokens measure how much text the
+# model has learned from.
 #
 # </details>
 

@@ -233,8 +233,8 @@ gpt, optimizer, state, adam = None, None, None, None  # give the memory back
 #
 # A small case by hand. $x$ has $2 \times 4$ numbers in fp32, so 32 bytes. In
 # $y = x + \text{dropout}(\tanh(x w))$ the product keeps $x$ (32 bytes; $w$ is a weight), tanh keeps
-# its output (32 bytes), dropout its mask (8 bytes), and the sum nothing: 72 bytes. The product
-# $x w$ itself is gone as soon as tanh has read it.
+# its output (32 bytes), dropout its mask (8 bytes), and the sum nothing:
+# $32 + 32 + 8 = 72$ bytes. The product $x w$ itself is gone as soon as tanh has read it.
 
 # %%
 linear = torch.nn.Linear(4, 4, bias=False)
@@ -317,8 +317,8 @@ figure(
 #
 # $$\text{bytes kept by a layer} = sbh \left(34 + 5\,\frac{as}{h}\right)$$
 #
-# With $as/h = 12.8$, as here and in MT-NLG, $5as/h = 64$ and the layer keeps $98\,sbh$: 49 times
-# its own input.
+# With $as/h = 12.8$, as here and in MT-NLG, $5as/h = 64$ and the layer keeps $98\,sbh$: $98/2 = 49$
+# times its own input.
 #
 # ### Throw away and make again
 #
@@ -988,7 +988,8 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 # <details><summary>Answer</summary>
 #
 # $sb$ is unchanged, and so is $34\,sbh$; but $5as/h$ doubles. With selective nothing changes.
-# Without recomputation the layer of this lesson keeps 162 $sbh$ instead of 98.
+# Without recomputation the layer of this lesson keeps $34 + 2 \cdot 64 = 162$ $sbh$ instead
+# of 98.
 #
 # </details>
 #
@@ -1006,8 +1007,9 @@ assert state_of_stage(0) + 105 * sh * 34 / 8 < 80 * GB
 #
 # <details><summary>Answer</summary>
 #
-# 24 inputs take 48, and one layer made again takes 96 more: the 2 of its input are among the 48.
-# Together 144. Without recomputation it is 24 times 98, or 2352.
+# The inputs take $24 \cdot 2 = 48$. One layer made again takes $98 - 2 = 96$ more, since the 2 of
+# its input are among the 48: together $48 + 96 = 144$. Without recomputation it is
+# $24 \cdot 98 = 2352$.
 #
 # </details>
 #

@@ -203,8 +203,9 @@ print("rank 0 and rank 1 now hold", run(swap_well, 2))
 #
 # To see what they do, each rank holds four numbers. The *digit* says which piece of the tensor it
 # is, 1 to 4. The *decimal place* says whose it is: ones for rank 0, tens for rank 1, and so on.
-# Then a sum shows which ranks are in it. For instance 3303 is piece 3 of ranks 0, 2 and 3. In the
-# pictures a place that is taken has its rank's colour.
+# Then a sum shows which ranks are in it. For instance
+# $3 + 300 + 3000 = 3303$ is piece 3 of ranks 0, 2 and 3. In the pictures a place that is taken has
+# its rank's colour.
 
 # %%
 def pieces(rank):
@@ -379,8 +380,8 @@ except RankError as error:
 # ranks, so that each rank has one to work on at any moment.
 #
 # By hand, with four ranks. Follow piece 1. Rank 1 sends its own, 10, to rank 2. Rank 2 adds its
-# own, 100, and sends 110 to rank 3. Rank 3 adds 1000 and sends 1110 to rank 0, which adds 1: now
-# 1111 is complete, on rank 0. The other pieces do the same, each one place further on. After three
+# own, 100, and sends $10 + 100 = 110$ to rank 3. Rank 3 adds 1000 and sends $110 + 1000 = 1110$ to
+# rank 0, which adds 1: now 1111 is complete, on rank 0. The other pieces do the same, each one place further on. After three
 # steps each rank has one complete piece: that was the reduce-scatter.
 #
 # Three more steps pass the complete pieces round, without adding: the all-gather.
@@ -914,7 +915,8 @@ assert {MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")} == {MTNLG.node(
 #
 # <details><summary>Answer</summary>
 #
-# All-gather: 15 messages of 10 MB, 150 MB. All-reduce: twice that, 300 MB.
+# All-gather: messages of $160/16 = 10$ MB, $15 \cdot 10 = 150$ MB of them. All-reduce: twice that,
+# $2 \cdot 150 = 300$ MB.
 #
 # </details>
 #
@@ -923,7 +925,7 @@ assert {MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")} == {MTNLG.node(
 #
 # <details><summary>Answer</summary>
 #
-# $\alpha \beta = 10^{-5} \cdot 25 \cdot 10^{9} = 250$ kB.
+# $\alpha \beta = 10^{-5} \cdot 25 \cdot 10^{9} = 250 \cdot 10^{3}$ bytes.
 #
 # </details>
 #

@@ -1042,8 +1042,8 @@ figure(
 # Measured points lie above the formula, which leaves out the additions and the time until a
 # sleeping thread is awake. A point far above it was disturbed by other programs.
 #
-# In real programs buckets reach from 25 MB (PyTorch) to 160 MB and more (Megatron-Core, which grows
-# the bucket with the number of replicas, as a ring's latencies do). Our package takes 64 MiB, or a
+# In real programs buckets reach from 25 MB (PyTorch) to $40 \cdot 4 = 160$ MB and more (Megatron-Core:
+# 40 million gradients, and more with the number of replicas, as a ring's latencies grow with it). Our package takes 64 MiB, or a
 # quarter of all gradients where these are few.
 
 # %% [markdown]
@@ -1081,7 +1081,7 @@ assert 2 * (n - 1) == 4478
 # %% [markdown]
 # With one ring the gradients alone would need nearly three iterations. But a node has eight
 # adapters, and seven of them would lie idle. So a library builds a ring for each adapter: every
-# adapter carries an eighth. That makes 21 s, a third of the step. With one micro-batch a replica
+# adapter carries an eighth. That makes 21.2 s, a third of the step. With one micro-batch a replica
 # there is less than one sequence's backward to hide it. And each call goes round a ring of 2240
 # ranks twice, so it pays 4478 latencies.
 #
@@ -1205,8 +1205,9 @@ assert len(set(nodes)) == 8
 #
 # <details><summary>Answer</summary>
 #
-# After the first: 11 on both. Then rank 0 has 13, rank 1 has 31, and the sum is 44. It should be
-# 33: the first sum was counted twice. And twice as many bytes were sent.
+# After the first: $1 + 10 = 11$ on both. Then rank 0 has $11 + 2 = 13$, rank 1 has $11 + 20 = 31$,
+# and the sum is $13 + 31 = 44$. It should be $1 + 2 + 10 + 20 = 33$: the first sum was counted
+# twice. And twice as many bytes were sent.
 #
 # </details>
 #

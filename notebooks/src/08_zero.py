@@ -1042,8 +1042,8 @@ assert {MTNLG.node(r)[0] for r in group} == {MTNLG.node(mine)[0] + i - place.dp 
 #
 # <details><summary>Answer</summary>
 #
-# ZeRO-1: from 6.19 to 6.09 bytes a parameter; ZeRO-2: from 2.25 to 2.125; ZeRO-3: from 0.28 to
-# 0.14. Where the floor is reached, only the next of them helps.
+# ZeRO-1: from $6 + 12/64 = 6.19$ to $6 + 12/128 = 6.09$ bytes a parameter; ZeRO-2: from
+# $2 + 16/64 = 2.25$ to $2 + 16/128 = 2.125$; ZeRO-3: from $18/64 = 0.28$ to $18/128 = 0.14$. Where the floor is reached, only the next of them helps.
 #
 # </details>
 #

@@ -299,7 +299,7 @@ for row, (name, (squares, links)) in enumerate(ROWS.items()):
         line = "--" if look is SAME else "-"
         ax.add_patch(Rectangle((at, top), 1, 1, fill=False, lw=0.9, ls=line))
         if look is SAME:
-            ax.text(at + 0.5, top + 0.5, "same\ntensor", ha="center", va="center", fontsize=7.5)
+            ax.text(at + 0.5, top + 0.5, "same\ntensor", ha="center", va="center", fontsize=8)
         if step < len(squares) - 1:
             arrow = dict(arrowstyle="->", lw=1.6 if step in links else 0.8)
             ends = (at + GAP - 0.12, top + 0.32), (at + 1.12, top + 0.32)

@@ -1209,7 +1209,7 @@ measured(
 # %% [markdown]
 # The efficiencies follow from $p$ and $m$ (derived); so do the seconds, if the bubble were the only
 # waiting. More nodes at the same batch mean more replicas and fewer micro-batches for each. The work
-# of a pipeline gets shorter, the waiting does not. That is one reason why 420 nodes are not 1.5
+# of a pipeline gets shorter, the waiting does not. That is one reason why 420 nodes are not $420/280 = 1.5$
 # times as fast as 280.
 #
 # What counts is the ratio of $m$ to $p$. The paper says that 4 or 8 times as many micro-batches as
@@ -1354,7 +1354,7 @@ assert as_printed == list(range(11, 17))
 assert [round(100 * efficiency(35, n * 35), 1) for n in (4, 8)] == [80.5, 89.2]
 
 # %% [markdown] tags=["deeper"]
-# For 11 to 16 stages. With ever more stages it would be 80 % and 88.9 %.
+# For 11 to 16 stages. With ever more stages it would be $4/5 = 80$ % and $8/9 = 88.9$ %.
 
 # %% [markdown] tags=["deeper"]
 # ### Deeper: unequal stages, slow messages
@@ -1399,7 +1399,8 @@ for name, (more, seconds) in cases.items():
 #
 # <details><summary>Answer</summary>
 #
-# Bubble $7/32 = 21.9$ %, efficiency $32/39 = 82.1$ %. For 95 %, $m = 19\,(p - 1) = 133$.
+# Bubble $7/32 = 21.9$ %, efficiency $32/39 = 82.1$ %. For 95 % of $m + p - 1$,
+# $m = 19\,(p - 1)$, which is $19 \cdot 7 = 133$.
 #
 # </details>
 #
@@ -1417,8 +1418,8 @@ for name, (more, seconds) in cases.items():
 #
 # <details><summary>Answer</summary>
 #
-# $\min(4, 35 - i)$ on stage $i$: four on stages 0 to 31, then 3, 2, 1. In GPipe four everywhere.
-# With so few micro-batches the two hardly differ.
+# $\min(4, 35 - i)$ on stage $i$: four on stages 0 to $35 - 4 = 31$, then 3, 2, 1. In GPipe four
+# everywhere. With so few micro-batches the two hardly differ.
 #
 # </details>
 #

@@ -202,7 +202,7 @@ for axis, name in AXES.items():
 # By hand: 8 layers, $t = p = d = 2$, $m = 4$, an activation of 1 MB, 10 million parameters. On a
 # ring of two an all-reduce sends as much as it sums. A rank has 4 layers. Tensor: $4 \cdot 4 \cdot
 # 4 = 64$ sums of 1 MB, 64 MB. Pipeline: half a MB down and half a MB up, 4 times, 4 MB; a stage at
-# an end has only one of the two ways, 2 MB. Data: 2.5 million gradients, 10 MB.
+# an end has only one of the two ways, 2 MB. Data: $10/4 = 2.5$ million gradients, 10 MB.
 #
 # For a stage in the middle of a pipeline, on rings:
 #
@@ -1012,9 +1012,9 @@ print(f"35 nodes against one: {placed / one_node:.1f} times")
 assert abs(placed / one_node - 35) < 1e-9
 
 # %% [markdown]
-# A group that has all eight GPUs of each of its nodes shares eight adapters, 200 GB/s (NCCL builds a
-# ring for each adapter, as in the second line); a group with one GPU a node has 25. That is why
-# placement and amplification work.
+# A group that has all eight GPUs of each of its nodes shares eight adapters, $8 \cdot 25 = 200$ GB/s
+# (NCCL builds a ring for each adapter, as in the second line); a group with one GPU a node has 25.
+# That is why placement and amplification work.
 #
 # With 35 stages on 35 nodes the gradients move 35 times as fast as through one node. DeepSpeed
 # gives the same rule with 64 stages: 64 times [S16]. The stages are there to save memory; the
@@ -1086,8 +1086,8 @@ for axis, name in AXES.items():
 assert len({MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")}) == 1
 
 # %% [markdown]
-# On rings, your GPU talks to two slices, two replicas and two stages, so to six of the 2239 others
-# at most. (The ring of stages closes only for the tied embedding, from the last stage to the
+# On rings, your GPU talks to two slices, two replicas and two stages, so to six of the others, $2240 - 1 =
+# 2239$, at most. (The ring of stages closes only for the tied embedding, from the last stage to the
 # first.) This is how thousands of GPUs can be one job: nobody talks to many.
 
 # %% [markdown]
@@ -1130,7 +1130,8 @@ assert len({MTNLG.node(rank)[0] for rank in MTNLG.group(mine, "tp")}) == 1
 # <details><summary>Answer</summary>
 #
 # $m$ falls from 240 to 120, so tensor and pipeline bytes halve. Data goes from $2 \cdot 7/8$ to $2
-# \cdot 15/16$ of the same gradients: a little more. The bubble doubles, from $34/240$ to $34/120$.
+# \cdot 15/16$ of the same gradients: a little more. The bubble doubles, from $(35 - 1)/240$
+# to $(35 - 1)/120$.
 #
 # </details>
 #

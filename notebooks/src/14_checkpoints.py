@@ -196,7 +196,7 @@ assert len(log("careless")) == 5 and checkpoint.steps("careless") == []
 # Rank 2 died in the sixth step, when gradients were there and weights not yet moved. The other
 # three had done nothing wrong. But rank 2 had a quarter of the model, so they cannot go on.
 #
-# Five steps are lost. On day 50 it would have been 50 days.
+# Five steps are lost. On the fiftieth day it would have been fifty days.
 
 # %% [markdown]
 # ## Idea

@@ -18,10 +18,10 @@
 # %% [markdown]
 # # A performance model
 #
-# A day on 2240 GPUs is 53 760 hours of a GPU, and somebody pays for each. Nobody starts such a job
-# to see how long it takes. One computes it before.
+# A day on 2240 GPUs is $24 \cdot 2240 = 53\,760$ hours of a GPU, and somebody pays for each. Nobody
+# starts such a job to see how long it takes. One computes it before.
 #
-# This lesson begins with your own machine, where you can check the result at once, and ends with 21
+# This lesson begins with your own machine, where you can check the result at once, and ends with twenty-one
 # published runs on up to 3360 GPUs.
 
 # %% [markdown]
@@ -130,27 +130,29 @@ operations = {  # FLOPs and bytes on one of eight ranks, forward
     "GeLU": (20 * x / t, 16 * x / t),
     "LayerNorm": (8 * x, 4 * x),
 }
+edge = 1e3 * a100.tflops / a100.hbm
 intensity = np.logspace(-1, 4, 100)
 fig, ax = plt.subplots()
 roof = np.minimum(a100.tflops, a100.hbm / 1e3 * intensity)
 ax.loglog(intensity, roof, marker="", color="black", label="roof: 312 TFLOP/s, 2.04 TB/s")
-for (name, (work, size)), colour in zip(operations.items(), COLOURS.values(), strict=False):
+for (name, (work, size)), colour, marker in zip(operations.items(), COLOURS.values(), "os^DvP", strict=False):
     at = work / size
-    ax.plot(at, min(a100.tflops, a100.hbm / 1e3 * at), "o", color=colour, ms=9, label=name)
+    ax.plot(at, min(a100.tflops, a100.hbm / 1e3 * at), marker, color=colour, ms=9, mec="white", label=name)
 ax.set(xlabel="FLOPs a byte", ylabel="TFLOP/s at most",
        title="Half of the operations never see the matrix units")  # fmt: skip
-ax.legend(fontsize=8, loc="lower right")
+ax.legend(fontsize=9, loc="lower right")
 figure(
     fig,
-    alt="A roof that rises with the FLOPs a byte and is flat from 153 on. The matrices of the MLP "
-    "and of QKV lie on the flat part, scores, softmax, GeLU and LayerNorm on the slope.",
+    alt=f"A roof that rises with the FLOPs a byte and is flat from {edge:.0f} on. FLOPs a byte: "
+    + ", ".join(f"{name} {work / size:.3g}" for name, (work, size) in operations.items())
+    + ". The first two lie on the flat part, the others on the slope.",
 )
-assert operations["scores"][0] / operations["scores"][1] < 153 < 1000
+assert operations["scores"][0] / operations["scores"][1] < edge < 1000
 
 # %% [markdown]
 # **A product has an edge.** A GPU cuts the result into tiles and gives each multiprocessor one. An
-# A100 has 108. If there are 109 tiles, the last one is computed alone: a second **wave** for one
-# tile. Small or odd matrices waste much, large ones little. (Other work may fill the gap; our model
+# A100 has 108. If there are $108 + 1 = 109$ tiles, the last one is computed alone: a second **wave**
+# for one tile. Small or odd matrices waste much, large ones little. (Other work may fill the gap; our model
 # takes the middle between full waves and no loss at all.)
 
 # %%
@@ -318,7 +320,8 @@ for (pieces, recompute), told in table.items():
 short = dataclasses.replace(mtnlg, layers=8)
 few = plan.Job(short, 8, 4, 1, 1, 8, recompute="full")
 line = plan.simulated(few, a100, stack("deepspeed-2021"))
-fig, ax = time_line(line, title="Seconds of a pipeline of four stages")
+fig, ax = time_line(line, title="A pipeline of four stages, computed")
+ax.set_xlabel("seconds")
 busy = [sum(span.end - span.start for span in spans) for spans in line.computing]
 figure(
     fig,
@@ -362,7 +365,7 @@ assert 0.2 < 1 - twice.seconds / before.seconds < 0.4
 # %% [markdown]
 # ## Proof
 #
-# No number was fitted to a single run. Four of the hardware were fitted to all 21 at once, by `python
+# No number was fitted to a single run. Four of the hardware were fitted to all runs at once, by `python
 # scaling/fit.py`: which share of their peaks large products, the memory and the network reach, and
 # the rate of one pair of GPUs. The others come from data sheets and small measurements.
 
@@ -384,7 +387,7 @@ ax.legend()
 every = [error for part in errors.values() for error in part]
 figure(
     fig,
-    alt=f"21 points from 1 to 100 seconds lie on the diagonal, at most {100 * max(every):.0f} % "
+    alt=f"{len(found)} points from 1 to 100 seconds lie on the diagonal, at most {100 * max(every):.0f} % "
     "off it.",
 )
 others = {  # the same rows by two public tools with the same facts of the hardware, in percent
@@ -414,14 +417,15 @@ runs += [("S12's 530B, 2520", job, soft) for row, job, _, soft, _ in rows if row
 names = [name for name in plan.Estimate._fields if name != "seconds"]
 fig, ax = plt.subplots(figsize=(8, 4))
 left = np.zeros(len(runs))
-for part, colour in zip(names, COLOURS.values(), strict=True):
+hatches = ("", "//", "\\\\", "..", "xx", "", "--")
+for part, colour, hatch in zip(names, COLOURS.values(), hatches, strict=True):
     width = np.array([getattr(plan.estimate(job, a100, soft), part) for _, job, soft in runs])
-    ax.barh([name for name, _, _ in runs], width, left=left, color=colour, label=part,
-            edgecolor="white")  # fmt: skip
+    ax.barh([name for name, _, _ in runs], width, left=left, color=colour, hatch=hatch,
+            label=part, edgecolor="white")  # fmt: skip
     left += width
 ax.invert_yaxis()
 ax.set(xlabel="seconds of an iteration", title="Where an iteration goes")
-ax.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+ax.legend(ncols=4, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 share = before.products / before.seconds
 figure(
     fig,
@@ -453,7 +457,7 @@ for what, changed, soft in steps:
 assert reached == sorted(reached) and reached[-1] > 160
 
 # %% [markdown]
-# The last row is S12's run, for which 163 are published. (Its seconds are more because its batch is.)
+# The last row is S12's run, for which 163 are published [S12]. (Its seconds are more because its batch is.)
 #
 # The transfers are the largest step. In DeepSpeed's pipeline of 2021 each of eight tensor ranks
 # sends the whole activation, though all have the same; and a stage waits for four transfers in turn.
@@ -491,7 +495,7 @@ assert round(100 * flops.shares(mtnlg, 1920, 60.1, 2240, 312, "full")[0], 1) == 
 #
 # <details><summary>Answer</summary>
 #
-# 1.1 milliseconds: 0.1 that any call takes, and twice 0.5.
+# $0.1 + 2 \cdot 0.5 = 1.1$ milliseconds: 0.1 that any call takes, and twice $0.6 - 0.1 = 0.5$.
 #
 # </details>
 #
@@ -500,7 +504,7 @@ assert round(100 * flops.shares(mtnlg, 1920, 60.1, 2240, 312, "full")[0], 1) == 
 #
 # <details><summary>Answer</summary>
 #
-# Two waves take the time of 216 tiles, so 49 % of the rate is lost.
+# Two waves take the time of $2 \cdot 108 = 216$ tiles, so $1 - 110/216 = 49$ % of the rate is lost.
 #
 # </details>
 #

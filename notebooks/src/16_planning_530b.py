@@ -143,7 +143,9 @@ ax.step([most for _, most, _ in edge], [seconds for seconds, _, _ in edge], colo
         where="post", label="frontier")  # fmt: skip
 ax.set(xlabel="GiB reserved on the fullest GPU", ylabel="seconds an iteration", yscale="log",
        title=f"Every layout of MT-NLG that fits into {gpus} GPUs")  # fmt: skip
-ax.legend(fontsize=9)
+ax.set_yticks(range(40, 101, 10), [f"{tick}" for tick in range(40, 101, 10)])
+ax.minorticks_off()
+ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 figure(
     fig,
     alt=f"{len(found)} points, from {found[0][0]:.0f} seconds upwards. The frontier goes from "
@@ -185,16 +187,16 @@ assert dry.peak > 30 * 2**30
 
 # %% [markdown]
 # Above, the same layout took 54 GiB. That was the fullest stage, with DeepSpeed's 20 bytes a parameter
-# instead of our 18, and with 4 GiB and 5 % for the driver, buffers and gaps. Our ranks also send an
-# eighth of each activation, where MT-NLG's sent the whole.
+# instead of our $2 + 4 + 12 = 18$, and with 4 GiB and 5 % for the driver, buffers and gaps. Our ranks
+# also send an eighth of each activation, where MT-NLG's sent the whole.
 
 # %% [markdown]
 # ## You might think
 #
 # *They forgot to interleave. A bubble of 12 % of the time would have become one of 4 %.*
 #
-# Interleaving moves micro-batches through the stages in groups of $p$. The batch of 1920 makes 240
-# micro-batches on 8 replicas, and 35 does not divide 240. Which batch would?
+# Interleaving moves micro-batches through the stages in groups of $p$. The batch of 1920 makes
+# $1920/8 = 240$ micro-batches on 8 replicas, and 35 does not divide 240. Which batch would?
 
 # %%
 base = tries["MT-NLG's"]
@@ -263,6 +265,7 @@ for name, (seconds, job, watts) in runs.items():
     mwh = days * 24 * job.gpus * watts / 1e6
     layout = f"{job.tp} x {job.pp} x {job.dp}, {job.recompute}"
     print(f"{name:34}{layout:26}{seconds:6.1f} s {days:6.1f} days {mwh:7,.0f} MWh")
+print(f"counted for a node of eight GPUs: {8 * yours.watts / 1e3:.1f} kW")
 measured(
     "fastest_on_2240",
     now[0],
@@ -289,7 +292,8 @@ seconds = np.array([
 fig, ax = plt.subplots()
 ax.plot(nodes, seconds[0] / seconds, label="computed", color=COLOURS["blue"])
 ax.plot(nodes, nodes / 280, color="black", ls="--", marker="", label="ideal")
-ax.plot([280, 350, 420], [1, 60.1 / 50.2, 60.1 / 44.4], "D", ls="", color=COLOURS["red"],
+published = [1, 60.1 / 50.2, 60.1 / 44.4]
+ax.plot([280, 350, 420], published, "D", ls="", color=COLOURS["red"],
         label="published")  # fmt: skip
 ax.set(xlabel="nodes", ylabel="times faster than on 280 nodes",
        title="Each replica has less to do, the bubble stays")  # fmt: skip
@@ -298,8 +302,8 @@ figure(
     fig,
     alt=f"Computed speed-up: 1, {seconds[0] / seconds[1]:.2f}, {seconds[0] / seconds[2]:.2f}, "
     f"{seconds[0] / seconds[3]:.2f} and {seconds[0] / seconds[4]:.2f} on 280, 350, 420, 560 and 840 "
-    "nodes, ever further below the ideal line. The published points, 1, 1.20 and 1.35, lie on the "
-    "computed line, the last a little below.",
+    f"nodes, ever further below the ideal line. The published points, 1, {published[1]:.2f} and "
+    f"{published[2]:.2f}, lie on the computed line, the last a little below.",
 )
 for n, t in zip(nodes, seconds, strict=True):
     share = estimate(base._replace(dp=int(n) * 8 // 280), selene, old).bubble / t

@@ -377,7 +377,7 @@ measured(
 # that had started it. Ask of each line whether it is a cause or a consequence:
 #
 # - An error that a rank raised by itself is a cause, a lost connection is a consequence.
-# - Exit code 137 is a cause: $128 + 9$, a process that signal 9 has ended, most often because memory
+# - Exit code $137 = 128 + 9$ is a cause: a process that signal 9 has ended, most often because memory
 #   ran out. Many clusters then add `Out Of Memory` or `oom_kill event`. It is no cause below the line
 #   `Terminating StepId`: there srun kills those that would not go.
 # - `Terminated`, or exit code $143 = 128 + 15$, is a consequence: srun ended those that were left.
@@ -398,7 +398,7 @@ measured(
 # `Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4711, OpType=ALLREDUCE, ...) ran for
 # 600034 milliseconds before timing out.`
 #
-# If fifteen of sixteen ranks write 4711, look at the sixteenth: it wrote no such line, or a smaller
+# If fifteen of sixteen ranks write `4711`, look at the sixteenth: it wrote no such line, or a smaller
 # number.
 
 # %% [markdown]
@@ -840,7 +840,7 @@ assert node * 8 + gpu == mine
 #
 # A collective waits for a rank that does not come. A GPU that waits in NCCL shows as busy, so its use
 # tells nothing. The rank to look for is the one that is *not* in the collective. Two hours of 2240
-# GPUs are 4480 GPU hours.
+# GPUs are $2 \cdot 2240 = 4480$ GPU hours.
 #
 # </details>
 

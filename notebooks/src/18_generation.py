@@ -199,7 +199,7 @@ assert 1 - 0.9**40 > 0.98
 # probabilities reach $p$ together. Both scale what is left to a sum of 1.
 #
 # By hand, with the four tokens above and $p = 0.7$: the first has 0.5, which is too little. The first
-# two have 0.75, which is enough. They stay, with $\frac23$ and $\frac13$.
+# two have $0.5 + 0.25 = 0.75$, which is enough. They stay, with $\frac23$ and $\frac13$.
 
 # %% tags=["predict"]
 kept = distribution(small.log(), top_p=0.7)
@@ -248,7 +248,7 @@ assert max(counts) > 1.5 * min(counts)
 #
 # Now the second trouble. In causal attention a token looks at itself and at the tokens before it.
 # Nothing that comes later reaches it. So whatever a layer computed for token 5 stays right when
-# token 6 arrives, and token 900.
+# token 6 arrives, and any token after it.
 #
 # And of an old token, new ones need two things only: its *key*, with which it is found, and its
 # *value*, which it then gives. Keep both, in each layer. This is the **key-value cache**. Then the new
@@ -426,7 +426,7 @@ figure(
 )
 
 # %% [markdown]
-# Think of a biased coin that shows heads in 60 of 100 throws. The likeliest series of 100 throws is
+# Think of a biased coin that shows heads in three of five throws. The likeliest series of 100 throws is
 # heads a hundred times, and nobody ever sees it. A typical series has surprises, and so has a text.
 #
 # For translation, where one answer is right, beam search helps. For open text one draws.

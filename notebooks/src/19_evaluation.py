@@ -17,7 +17,7 @@
 # %% [markdown]
 # # What the model can do
 #
-# A loss of 1.85 nats says how well MT-NLG guesses the next token. Nobody asks it for that. People
+# A loss of 1.85 nats [S3, Figure 2] says how well MT-NLG guesses the next token. Nobody asks it for that. People
 # ask questions, and want to know how many of the answers are right.
 #
 # In this lesson you ask your own model thousands of questions, of the sets that the paper used. It
@@ -274,7 +274,7 @@ assert (choice["piqa"]["sum"] == short)[~even].mean() > 0.75
 #
 # $$\text{standard error} = \sqrt{\frac{p (1 - p)}{n}}.$$
 #
-# About two of three times the share is within one **standard error** of $p$, and 19 of 20 times
+# About two of three times the share is within one **standard error** of $p$, and 95 of 100 times
 # within 1.96 of them. With $n = 1500$ and $p = 1/2$ one standard error is 1.3 %.
 #
 # How lucky can a model be that knows nothing? We flip coins for a hundred of them.
@@ -799,7 +799,7 @@ for count in counts:
 #
 # <details><summary>Answer</summary>
 #
-# $1.96 \sqrt{0.8 \cdot 0.2 / n} = 0.01$ gives $n = 6147$. Only HellaSwag and HANS have as many.
+# $1.96 \sqrt{0.8 \cdot 0.2 / n} = 0.01$ gives $n = 1.96^2 \cdot 0.8 \cdot 0.2 / 0.01^2 = 6147$. Only HellaSwag and HANS have as many.
 #
 # </details>
 #

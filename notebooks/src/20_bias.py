@@ -120,7 +120,7 @@ for word in ("manager", "management"):
 # stands. And the token " man" also begins *manager* and *management*, whose probability it gets as
 # well. That is a fact about spelling. It came out as a number about women.
 #
-# (In GPT-2's vocabulary of 50 257 each of the four is one token, so the paper does not have this
+# (In GPT-2's vocabulary each of the four is one token, so the paper does not have this
 # trouble. How *often* a word is in the training text still counts there, with or without a nurse.)
 
 # %% [markdown]

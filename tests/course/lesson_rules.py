@@ -24,7 +24,7 @@ MYST = r"(?m)^\s*(```|:::)\s*\{|\{[a-z-]+\}`"  # a directive or a role
 def breaches(lesson, earlier):
     """Sentences about what `lesson` breaks; `earlier` are the lessons before it."""
     found = []
-    for rule in (headings, front, predictions, questions, prose, code, deeper):
+    for rule in (headings, outline, front, predictions, questions, prose, code, deeper):
         found += rule(lesson, earlier)
     return found
 
@@ -35,6 +35,26 @@ def headings(lesson, earlier):
     if there == list(HEADINGS) and everywhere == there:
         return []
     return [f"headings are {everywhere}, each to begin its cell: {list(HEADINGS)}"]
+
+
+def outline(lesson, earlier):
+    """What a screen reader walks by: headings by level, links with words, named folds."""
+    text = "\n\n".join(cell.source for cell in markdown(lesson))
+    text = re.sub(r"(?s)```.*?```", "", text)
+    levels = [len(marks) for marks in re.findall(r"(?m)^(#+) \S", text)]
+    found = []
+    if levels.count(1) != 1 or levels[:1] != [1]:
+        found.append("the title is not the one heading of the first level")
+    skips = [b for a, b in zip(levels, levels[1:], strict=False) if b > a + 1]
+    found += [f"a heading of level {level} skips one" for level in skips]
+    for words in re.findall(r"(?<!!)\[([^\]]*)\]\(", text):
+        if not re.search(r"[^\W\d_]{2}", words) or re.fullmatch(r"here|this|https?:\S*", words):
+            found.append(f"the link [{words}] does not say where it leads")
+    if re.findall(r"</?details>|<summary>(?=[^<\s])", text) != [
+        "<details>", "<summary>", "</details>"
+    ] * text.count("<details>"):  # fmt: skip
+        found.append("a fold is not <details><summary>name</summary> ... </details>")
+    return found
 
 
 def front(lesson, earlier):

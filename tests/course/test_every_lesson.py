@@ -1,10 +1,12 @@
 """Every lesson that is there keeps the rules; and each rule catches a lesson that breaks it."""
 
 import re
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from lesson_rules import breaches, committed
+from number_rules import typed, unproven
 
 from minimtnlg import config
 from minimtnlg.course import pages
@@ -23,7 +25,10 @@ def test_lesson_keeps_the_rules(i):
 def test_committed_notebook_is_its_source_executed(lesson):
     path = ROOT / "notebooks" / f"{lesson.name}.ipynb"
     assert drift(pages.lesson_notebook(lesson), path) == ""
-    assert committed(nbformat.read(path, as_version=4)) == []
+    notebook = nbformat.read(path, as_version=4)
+    assert committed(notebook) == []
+    assert unproven(lesson, notebook) == []
+    assert typed(lesson, notebook) == []
 
 
 def test_readme_shows_the_course_map():
@@ -60,6 +65,10 @@ def test_template_keeps_the_rules():
     [
         ("# ## Proof\n", "# ## Prove\n", "headings are"),
         ("# ## Proof\n", "# So\n#\n# ## Proof\n", "headings are"),
+        ("# ## Proof\n", "# # Proof\n", "one heading of the first level"),
+        ("# ## Proof\n", "# ## Proof\n#\n# #### So\n", "level 4 skips one"),
+        ("One comparison a bit.", "As [here](https://example.org).", "where it leads"),
+        ("<summary>Answer</summary>", "<summary></summary>", "a fold is not"),
         ("needs: []", "needs: [byte]", "no earlier lesson has it"),
         ("the smallest unit of information.", "small", "not one sentence"),
         ("come closer to one half.\"", "\"", "not one short sentence"),
@@ -118,3 +127,38 @@ def test_committed_notebook_with_an_error_or_a_bare_figure_is_named():
     said = " ".join(committed(notebook))
     for part in ("ValueError", "alternative text", "stderr", "in order"):
         assert part in said
+
+
+def lesson_of(prose, code="", output=""):
+    """(lesson, notebook) of two cells, one of which printed `output`."""
+    cells = [nbformat.v4.new_markdown_cell(prose), nbformat.v4.new_code_cell(code)]
+    ran = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    ran.cells[0].outputs = [nbformat.v4.new_output("stream", text=output)]
+    return SimpleNamespace(name="00_of_two_cells", cells=cells), ran
+
+
+@pytest.mark.parametrize(
+    "right, wrong, code, output",
+    [
+        ("It takes 12.5 s.", "It takes 12.6 s.", "", "took 12.5 s"),
+        ("It costs 41 300 kWh.", "It costs 41 500 kWh.", "assert energy == 41_300", ""),
+        ("A byte in 77.", "A byte in 78.", "n = 77\nax.plot(x, lw=78)", ""),
+        ("It took 77.7 s [S3].", "It took 77.7 s.", "", ""),
+        ("It is 77.7 [S3].\n\nAs 77.7.", "It is 77.7 [S3].\n\nAs 77.9.", "", ""),
+        ("With $3 \\cdot 40 = 120$ bytes.", "With $3 \\cdot 40 = 130$ bytes.", "", ""),
+        ("It is $7/32 = 21.9$ %.", "It is $7/32 = 22.9$ %.", "", ""),
+        ("$\\log(0.03 / 0.06) = -0.69$", "$\\log(0.03 / 0.06) = -0.79$", "", ""),
+        ("What do 333 do?\n\nAs 333.", "What do 333 do?\n\nAs 334.", "", ""),
+        ("On 2240 GPUs.", "On 2241 GPUs.", "", ""),
+        ("In 2021 three of them, `444`, and $10^{77}$.", "In 2021 444 of them.", "", ""),
+    ],
+)
+def test_a_number_that_nothing_gives_is_named(right, wrong, code, output):
+    assert unproven(*lesson_of(right, code, output)) == []
+    assert unproven(*lesson_of(wrong, code, output)) != []
+
+
+def test_a_number_typed_into_an_alternative_text_is_named():
+    code = 'print(seconds)\nfigure(fig, alt=f"It falls from {seconds} to 77.7 s.")'
+    assert typed(*lesson_of("", code, "12.5")) == ["77.7 in 'to 77.7 s.'"]
+    assert typed(*lesson_of("", code, "12.5 77.7")) == []
