@@ -88,6 +88,8 @@ def test_search_finds_a_schedule(browser, address):
 
 
 def test_what_is_folded_is_printed(browser, address):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     hidden = """const seen = {contentVisibilityAuto: true, opacityProperty: true};
         return [...document.querySelectorAll("details > *:not(summary)")]
         .filter(x => !x.checkVisibility(seen)).length"""
@@ -96,7 +98,8 @@ def test_what_is_folded_is_printed(browser, address):
     assert browser.execute_script(hidden) >= 5
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        assert browser.execute_script(hidden) == 0
+        # The next frame shows what the style unlocks.
+        WebDriverWait(browser, 30).until(lambda b: b.execute_script(hidden) == 0)
         menu = "return document.querySelector('.bd-sidebar-primary').checkVisibility()"
         assert not browser.execute_script(menu)
         # Browsers that can't open it by style are helped by a script. Nothing may fade in.
@@ -107,7 +110,7 @@ def test_what_is_folded_is_printed(browser, address):
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
-    assert browser.execute_script(hidden) >= 5
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(hidden) >= 5)
 
 
 def test_the_keyboard_reaches_text_search_and_menu(browser, address):
