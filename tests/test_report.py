@@ -161,7 +161,7 @@ def test_pages_of_the_long_runs_are_those_of_the_results():
 def test_the_picture_is_what_the_code_makes():
     assert picture.FILE.read_text(encoding="utf-8") == picture.picture(), "run: docs/picture.py"
     assert f"![{picture.alt()}](docs/picture.svg)" in README
-    start = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    start = (report.ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert f"![{picture.alt()}](picture.svg)" in start
 
 
