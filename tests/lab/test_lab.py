@@ -37,6 +37,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(server, tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("chromium"))
+    browser.driver.get(f"{server.address}/?token={TOKEN}")  # the address that make lab prints
     yield browser
     browser.driver.quit()
 
@@ -57,7 +58,6 @@ def images(browser):
 
 
 def test_it_opens_on_the_course_map_and_asks_nothing(server, browser):
-    browser.driver.get(f"{server.address}/?token={TOKEN}")
     browser.front("course_map.ipynb", cells=2)
     assert browser.read(f"{NOTEBOOK} h1")[0].startswith("The course")
     assert browser.read(f"{NOTEBOOK} .jp-KernelName") == ["minimtnlg"]
