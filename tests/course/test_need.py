@@ -91,7 +91,7 @@ def signalled(recipe, out, progress=True, ranks=None, resume=False):
 
 
 @pytest.mark.parametrize(
-    "ends, error", [(interrupted, KeyboardInterrupt), (signalled, InputError)], ids=str
+    "ends, error", [(interrupted, KeyboardInterrupt), (signalled, InputError)]
 )
 def test_what_was_interrupted_goes_on(made, monkeypatch, ends, error):
     with monkeypatch.context() as patch:
