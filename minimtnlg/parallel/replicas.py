@@ -125,9 +125,8 @@ class Replicas:
     def zero(self):
         """Start a step: all sums are zero, and every bucket is still to leave."""
         self._expect_all()
-        if self._sums:  # a stage may be frozen
-            torch._foreach_zero_(self._sums)
         for parameter, gradient in zip(self.owned, self.gradients, strict=True):
+            gradient.zero_()
             # Where the weights have the format of the sums, autograd adds into the bucket itself.
             parameter.grad = gradient if parameter.dtype == self.dtype else None
 
