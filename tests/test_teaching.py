@@ -130,7 +130,7 @@ def path():
 
 def boxed(page):
     """{lesson: terms that a box of `page` tells instead of it}."""
-    boxes = sections(read(page), "###")
+    boxes = sections(read(page), "##")
     found = {}
     for heading, body in boxes.items():
         if match := re.fullmatch(r"What you need from lesson (\d\d)", heading):
