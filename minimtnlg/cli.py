@@ -14,9 +14,11 @@ from typing import Annotated
 import typer
 
 from minimtnlg.cli_checkpoint import checkpoint
+from minimtnlg.cli_course import course
+from minimtnlg.cli_dryrun import dryrun
 from minimtnlg.cli_evaluate import evaluate, generate
 from minimtnlg.cli_grade import grade
-from minimtnlg.cli_plan import dryrun, plan
+from minimtnlg.cli_plan import plan
 from minimtnlg.errors import InputError
 
 app = typer.Typer(
@@ -27,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data = typer.Typer(no_args_is_help=True, help="Prepare a corpus, or list what one can be made of.")
-course = typer.Typer(no_args_is_help=True, help="Build, execute or copy the lessons.")
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 app.add_typer(course, name="course")
@@ -62,8 +63,7 @@ def data_prepare(
 
     if vocab != "gpt2" and not vocab.isdecimal():
         raise InputError(f"--vocab {vocab!r}: a number of tokens, or gpt2")
-    names = [name.strip() for name in sources.split(",") if name.strip()]
-    corpus = prepare(out, names if sources else None, vocab if vocab == "gpt2" else int(vocab))
+    corpus = prepare(out, _named(sources), vocab if vocab == "gpt2" else int(vocab))
     corpus.verify()  # one that was there already may have changed since
 
 
@@ -93,9 +93,8 @@ def data_curate(
 
     if on_error not in ("stop", "skip"):
         raise InputError(f"--on-error {on_error!r}: stop or skip")
-    names = [name.strip() for name in sources.split(",") if name.strip()]
     chosen = load(recipe, overrides or ())
-    curate(out, names if sources else None, chosen, processes, on_error == "stop")
+    curate(out, _named(sources), chosen, processes, on_error == "stop")
     print(summary(out))
 
 
@@ -219,70 +218,9 @@ def launch(
     print(f"start it with: {TARGETS[target].start.format(shlex.quote(str(out)))}")
 
 
-@course.command("start")
-def course_start(folder: Annotated[Path, typer.Argument()] = Path("work")):
-    """Copy lessons and exercises to FOLDER, without outputs; never over a file that you edited."""
-    from minimtnlg.course.build import start
-
-    start(folder)
-
-
-@course.command("status")
-def course_status():
-    """Show lessons done, guesses right, exercises solved on this machine, and what to do next."""
-    from minimtnlg.course.status import status
-
-    status()
-
-
-@course.command("build")
-def course_build(
-    names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,
-    execute: Annotated[bool, typer.Option(help="Run the cells and keep their output.")] = True,
-):
-    """Make the notebooks from notebooks/src and exercises/src."""
-    from minimtnlg.course.build import build
-
-    if any(result.state == "FAILED" for result in build(names, execute)):
-        raise typer.Exit(1)
-
-
-@course.command("need")
-def course_need(
-    name: Annotated[str, typer.Argument(help="corpus, tokenizer, nano or small.")],
-):
-    """Make what several lessons use, if it is not there yet, and say where it is."""
-    from minimtnlg.course.need import need
-
-    print(need(name))
-
-
-@course.command("release")
-def course_release(
-    exercises: Annotated[
-        str, typer.Option(help="06-12, or lessons and names, divided by commas.")
-    ],
-    seed: Annotated[int, typer.Option(help="Decides which numbers and bugs this class gets.")],
-    out: Annotated[Path, typer.Option(help="Folder to make: class/ and private/ in it.")],
-    nbgrader: Annotated[
-        bool, typer.Option("--nbgrader", help="Write a course for nbgrader, too.")
-    ] = False,
-):
-    """Make a class's own exercises: a repository for students, a private folder for the teacher."""
-    from minimtnlg.course.release import release
-
-    release(exercises, seed, out, nbgrader)
-
-
-@course.command("run")
-def course_run(
-    names: Annotated[list[str] | None, typer.Argument(help="Lessons, as 04; none: all.")] = None,
-):
-    """Execute the lessons and end with a table: lesson, seconds, result."""
-    from minimtnlg.course.build import run
-
-    if any(result.state == "FAILED" for result in run(names)):
-        raise typer.Exit(1)
+def _named(sources):
+    """The names that commas divide; None where no text is given, for the default mixture."""
+    return [name.strip() for name in sources.split(",") if name.strip()] if sources else None
 
 
 def _show_sample(run, prompt="The history of the"):

@@ -25,7 +25,7 @@ LEVELS = [
     {"engines"},
     {"course"},
     {"doctor", "launch"},
-    {"cli_plan", "cli_checkpoint", "cli_evaluate", "cli_grade"},
+    {"cli_plan", "cli_dryrun", "cli_checkpoint", "cli_evaluate", "cli_grade", "cli_course"},
     {"cli"},
     {"__main__"},
 ]

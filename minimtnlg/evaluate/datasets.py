@@ -30,6 +30,7 @@ from minimtnlg.evaluate.hans import examples
 from minimtnlg.evaluate.tasks import items_of, named
 
 HUB = "hub"
+ANSWERS = "-labels.lst"  # how the name of a file of answers ends
 OF_EACH = 100  # sentences of each of HANS' 30 subcases
 MADE = {  # what is no data set of others: what it is, its records
     "hans": (
@@ -121,9 +122,10 @@ def records_in(path):
     """(where, record) of each record in a file, or in all files of a folder, as RACE comes."""
     if path.is_dir():
         for file in sorted(path.iterdir(), key=lambda p: (len(p.name), p.name)):
-            yield from records_in(file)
+            if not file.name.endswith(ANSWERS):  # read with their records
+                yield from records_in(file)
         return
-    answers = path.with_name(f"{_stem(path)}-labels.lst")
+    answers = path.with_name(f"{_stem(path)}{ANSWERS}")
     if not answers.is_file():
         yield from _parsed(path)
         return

@@ -58,7 +58,7 @@ def layout_of(run, overrides, axes=("tp", "pp")):
     # Replicas share out what is asked, not the batches of training.
     one = dataclasses.replace(parallel, dp=1)
     dataclasses.replace(configuration.load(run / "config.yaml"), parallel=one)
-    return Layout(tp=parallel.tp, pp=parallel.pp, dp=parallel.dp)
+    return Layout.of(parallel)
 
 
 def opened(run, mesh=None):

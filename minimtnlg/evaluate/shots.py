@@ -11,7 +11,7 @@ from minimtnlg.errors import InputError
 
 
 def examples_for(name, number, item, pool, shots, seed):
-    """`shots` different Items of `pool` that are not `item`, in random order.
+    """`shots` Items of `pool` that are not `item`, in random order; none is taken twice.
 
     name, number: of the task, and of the item in it. pool: the training split where there is one,
     else all items. InputError where it has too few.

@@ -119,7 +119,7 @@ def dry_run(config, rank=0, gpus=None, engine=Ours):
     # Fused kernels of a CPU are not those of a GPU: the formula is carried out.
     config = replace(config, model=replace(config.model, attention="readable"))
     p, train = config.parallel, config.train
-    layout = Layout(tp=p.tp, pp=p.pp, dp=p.dp)
+    layout = Layout.of(p)
     place, m = layout.place(rank), train.global_batch // (p.dp * train.micro_batch)
     # Enough micro-batches to fill this stage, and one more: nothing new happens after that.
     fills = {"gpipe": m, "1f1b": p.pp - place.pp + 1, "interleaved": 2 * p.pp}[p.schedule]

@@ -58,8 +58,7 @@ def measure(config, names, runs, steps):
     gpu = device.device().type == "cuda"
     if not gpu:
         torch.set_num_threads(max(1, os.cpu_count() // dist.get_world_size()))
-    p = config.parallel
-    mesh = Mesh(Layout(tp=p.tp, pp=p.pp, dp=p.dp))
+    mesh = Mesh(Layout.of(config.parallel))
     sides = {name: engines.named(name)(config, mesh) for name in names}
     batch, lr = batch_of(config, mesh), config.optim.lr
     losses = {name: engine.step(batch, lr, 1)[0] for name, engine in sides.items()}  # warms up

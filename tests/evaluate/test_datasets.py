@@ -118,6 +118,14 @@ def test_each_split_has_answers_of_its_own(tmp_path, name, suffix):
     assert [item.gold for item in pool] == [1, 1, 0]
 
 
+def test_answers_in_the_folder_of_a_task_are_no_records(tmp_path):
+    (tmp_path / "piqa").mkdir()
+    rows = [{"goal": "a", "sol1": "b", "sol2": "c"}] * 3
+    (tmp_path / "piqa" / "valid.jsonl").write_text(lines(rows))
+    (tmp_path / "piqa" / "valid-labels.lst").write_text("0\n1\n1\n")
+    assert [item.gold for item in load("piqa", tmp_path)[0]] == [0, 1, 1]
+
+
 def test_a_folder_of_articles_in_their_order(tmp_path):
     folder = tmp_path / "race-h"
     folder.mkdir()
