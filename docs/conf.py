@@ -81,6 +81,7 @@ add_module_names = False
 smartquotes = False  # code is quoted in prose
 toc_object_entries = False  # modules in the margin of an API page, not each function
 templates_path = ["_templates"]
+html_context = {"default_mode": "auto"}  # else a first visit is told of an invalid mode
 html_theme_options = {
     "repository_url": repository(ROOT),
     "repository_branch": "main",

@@ -31,6 +31,8 @@ def to_repository(app, docname, text):
     def found(match):
         path = (here / match[1]).resolve()
         page = app.env.path2doc(path) if path.is_file() else None
+        if path.suffix == ".svg":  # a picture, not a link: it becomes part of the site
+            return match[0]
         if not path.exists() or not path.is_relative_to(root) or page in app.env.found_docs:
             return match[0]  # a page, or wrong: then MyST says so
         kind = "blob" if path.is_file() else "tree"
