@@ -61,17 +61,22 @@ def write(folder, name, data):
 # The server: one process with torch loaded that forks the ranks of one job at a time.
 
 
-def serve(caller):
-    """Forks ranks on request until the caller closes the pipe or is gone. Never returns."""
-    replies = os.dup(1)
-    os.dup2(2, 1)  # what a library prints while it loads must not be taken for a reply
+def preload():
+    """Load what every fork would load again, and compute nothing: a thread pool can't be forked."""
     for name in LOADED:
         importlib.import_module(name)
     import torch
 
     torch.optim.SGD([torch.zeros(1)], lr=1)  # the first optimizer loads a second half of torch
     gc.collect()
-    gc.freeze()  # else the first collection in a rank would copy all pages that forks share
+    gc.freeze()  # else the first collection in a fork would copy all pages that forks share
+
+
+def serve(caller):
+    """Forks ranks on request until the caller closes the pipe or is gone. Never returns."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # what a library prints while it loads must not be taken for a reply
+    preload()
     os.write(replies, b"ready\n")
     folder, ranks = "", {}
     try:

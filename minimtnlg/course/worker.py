@@ -33,20 +33,12 @@ LONGEST = 3000  # characters of what is said about one check
 
 
 def get_ready():
-    """Load what answers and checks need, and compute nothing: a thread pool can't be forked."""
-    import torch
-
+    """Load what answers and checks need, before the first fork."""
     import minimtnlg.parallel.collectives  # noqa: F401
     from minimtnlg import _rank, ranks  # noqa: F401
     from minimtnlg.course import check, exercises, integrity, rank_server  # noqa: F401
 
-    for name in _rank.LOADED:
-        importlib.import_module(name)
-    torch.optim.SGD([torch.zeros(1)], lr=1)  # the first optimizer loads a second half of torch
-    import gc
-
-    gc.collect()
-    gc.freeze()  # else the first collection in a fork would copy all pages that forks share
+    _rank.preload()
 
 
 def load_modules(source):
