@@ -230,8 +230,9 @@ ax.legend(fontsize=9)
 figure(
     fig,
     alt="Spacing against the size of a number, both logarithmic: four parallel staircases. At 1: "
-    "float64 2e-16, float32 1e-7, float16 0.001, bfloat16 0.008. float16 ends at 65 504 and below "
-    "6e-5 loses digits; the others go on to both sides.",
+    + ", ".join(f"{name} {spacing(1.0, f):.1g}" for name, (_, _, f) in FORMATS.items())
+    + f". float16 ends at {largest:.0f} and below {smallest:.0e} loses digits; the others go on to "
+    "both sides.",
 )
 
 # %% [markdown]
@@ -1018,8 +1019,8 @@ ax.legend(loc="upper left", fontsize=9)
 figure(
     fig,
     alt="Histogram of gradient sizes. For a batch of 512 tokens nearly all lie above 6e-8, the "
-    "smallest number of float16. As a part of 3.9 million tokens they are 7680 times as small, "
-    "and a large part lies below it.",
+    "smallest number of float16. As a part of 3.9 million tokens they are "
+    f"{3_932_160 // 512} times as small, and a large part lies below it.",
 )
 for name, values in shares.items():
     for scale in (1.0, 2.0**16):
@@ -1078,6 +1079,7 @@ print(f"loss {loss.item():.2f} after {number + 1} steps")
 noise = torch.randn(600, generator=torch.Generator().manual_seed(3), dtype=fp64)
 noise[300] = 100.0
 fig, ax = plt.subplots(figsize=(7, 3.6))
+kick = {}
 for beta2 in (0.95, 0.99):
     x = torch.zeros(1, dtype=fp64)
     one, moves = Adam([x], beta2=beta2), []
@@ -1086,7 +1088,7 @@ for beta2 in (0.95, 0.99):
         one.move([g.view(1)], rate=1.0)
         moves.append((last - x).item())
     ax.plot(range(-20, 200), np.abs(moves[280:500]), marker="", label=f"beta2 = {beta2}")
-    theory = (1 - 0.9) / math.sqrt(1 - beta2)
+    theory, kick[beta2] = (1 - 0.9) / math.sqrt(1 - beta2), abs(moves[300])
     typical = np.mean(np.abs(moves[100:300]))
     after = np.mean(np.abs(moves[330:430]))
     print(f"beta2 {beta2}: at the spike {moves[300]:.2f} rates, formula {theory:.2f}; typical move "
@@ -1096,9 +1098,10 @@ ax.set_title("A smaller beta2: a smaller kick, and sooner forgotten")
 ax.legend()
 figure(
     fig,
-    alt="Size of Adam's move against steps after a gradient of 100. At the spike it is 1.0 rates "
-    "for beta2 = 0.99 and 0.45 for 0.95. Within about 30 steps the moves sink to near zero. For "
-    "0.95 they come back after about a hundred steps; for 0.99 they stay small for much longer.",
+    alt="Size of Adam's move against steps after a gradient of 100. At the spike it is "
+    f"{kick[0.99]:.2f} rates for beta2 = 0.99 and {kick[0.95]:.2f} for 0.95. Within about 30 steps "
+    "the moves sink to near zero. For 0.95 they come back after about a hundred steps; for 0.99 "
+    "they stay small for much longer.",
 )
 
 # %% [markdown] tags=["deeper"]

@@ -194,7 +194,7 @@ for end in (low, high):
     axes[0].axvline(end, color=COLOURS["red"], ls="--", marker="")
 axes[0].plot([], [], color=COLOURS["red"], ls="--", marker="", label="95 % lie between")
 axes[0].set(title="Bootstrap: draw again", xlabel="mean of eight numbers", ylabel="draws of 1000")
-axes[0].set(xlim=(-2.9, 0.9), ylim=(0, 200))
+axes[0].set(xlim=(-2.9, 0.9), ylim=(0, 240))
 values, counts = np.unique(np.round(every, 2), return_counts=True)
 far = np.abs(values) > 2.99
 axes[1].bar(values[~far], counts[~far], 0.5, color=COLOURS["sky"], edgecolor="black", lw=0.4)
@@ -687,7 +687,8 @@ ax.axvline(50, color="black", ls=":", marker="")
 ax.set_yticks(range(3), list(shown))
 ax.set(xlim=(40, 101), ylim=(-0.6, 2.6), xlabel="% of the occupations, male word likelier")
 ax.set_title("Intervals of 95 % (ours); dotted: no preference")
-figure(fig, alt="; ".join(f"{n}: {s:.0%}, {lo:.0%} to {hi:.0%}" for n, (s, lo, hi) in shown.items()))
+told = (f"{n}: {s:.0%}, {lo:.0%} to {hi:.0%}" for n, (s, lo, hi) in shown.items())
+figure(fig, alt="Share of the occupations whose male word is likelier, with its interval. " + "; ".join(told) + ".")
 
 # %%
 asked = np.array([published["occupations"][name] for name in ("GPT-3", "MT-NLG")])
@@ -720,10 +721,11 @@ for row, ranks in enumerate(published["gender"].values()):
                     fontsize=8, ha="center", va="center", arrowprops=dict(arrowstyle="-", lw=0.4),
                     bbox=dict(facecolor="white", edgecolor="none", pad=0.5))  # fmt: skip
 ax.set_yticks([0, 1], list(published["gender"]))
-ax.set(xlim=(0, 82), ylim=(-0.3, 1.85), xlabel="rank among the 100 most frequent adjectives")
+ax.set(xlim=(-4, 82), ylim=(-0.3, 1.85), xlabel="rank among the 100 most frequent adjectives")
 ax.set_title("MT-NLG: adjectives of one gender alone, Table 8 [S3]")
 ax.grid(axis="y", visible=False)
-figure(fig, alt="; ".join(g + ": " + ", ".join(f"{w} {r}" for w, r in x.items()) for g, x in published["gender"].items()))
+ranked = (g + ": " + ", ".join(f"{w} {r}" for w, r in x.items()) for g, x in published["gender"].items())
+figure(fig, alt="Adjectives that one gender has alone, at their ranks. " + "; ".join(ranked) + ".")
 
 # %% [markdown]
 # Most of them are far down the list. *Beautiful* is not: it is the second most frequent of all

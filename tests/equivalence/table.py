@@ -16,17 +16,17 @@ MEANING = {
     "loss": "the loss, the mean over all unmasked tokens of the global batch",
     "gradient": "every gradient, after clipping",
     "norm": "the norm of the gradients before clipping",
-    "sgd": "every parameter after each of three steps of SGD",
+    "sgd": "every parameter after a step of SGD",
     "adam": "every parameter after each of three steps of Adam",
     "evaluation": "the loss of the trained model without dropout",
 }
 COLUMNS = ("DP", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 HEAD = """# Parallel equals serial
 
-Every legal layout of up to eight ranks trains three steps, once with SGD and once with Adam, in
-float64. So does one process that sees the whole batch, written in plain formulas that share no code
-with the package ([reference.py](../tests/equivalence/reference.py)). Each rank compares all that it
-has with its part of that. Dropout is on, masks are uneven, gradients are clipped, layers don't
+Every legal layout of up to eight ranks trains a step with SGD and three with Adam, in float64. So
+does one process that sees the whole batch, written in plain formulas that share no code with the
+package ([reference.py](../tests/equivalence/reference.py)). Each rank compares all that it has with
+its part of that. Dropout is on, masks are uneven, gradients are clipped, layers don't
 divide over stages, nor rows over the shards of ZeRO ([cases.py](../tests/equivalence/cases.py)).
 
 `make equivalence` has written this page: {count} cases, torch {torch}, {machine}. A difference of

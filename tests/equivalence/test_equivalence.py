@@ -3,8 +3,8 @@
     make equivalence                                                   # every legal layout
     .venv/bin/python -m pytest tests/equivalence -k "zero3 and frozen" # some of the fast ones
 
-Loss, every gradient, the gradients' norm, and every parameter after each of three steps of SGD and
-of Adam, on every rank, in float64.
+Loss, every gradient, the gradients' norm, and every parameter after a step of SGD and after each of
+three steps of Adam, on every rank, in float64.
 """
 
 import pytest
