@@ -76,7 +76,10 @@ def test_wrong_answers_fail_the_check_named_for_them(path, draws, pytestconfig):
     if "_PATIENCE" in scope and not pytestconfig.getoption("full"):
         scope["_PATIENCE"] = 4  # of some, ranks wait for each other for ever
     assert len(exercise.wrong) >= 3
-    for name, (answer, caught_by) in exercise.wrong.items():
+    wrong = list(exercise.wrong.items())
+    if not pytestconfig.getoption("full"):
+        wrong = wrong[PATHS.index(path) % 2 :: 2]
+    for name, (answer, caught_by) in wrong:
         assert caught_by in checks, f"{name}: there is no check {caught_by!r}"
         outcome = exercise.try_check(checks[caught_by], answer)
         assert outcome.kind in ("failed", "error", "unusable"), f"{name} passes {caught_by}"

@@ -238,6 +238,7 @@ main()
     assert tree(out) == tree(made[0])
 
 
+@pytest.mark.long
 def test_kills_at_random_moments(given, made, tmp_path):
     """Of the whole group of processes, again and again, until one try ends by itself."""
     out, moment = tmp_path / "out", random.Random(1)

@@ -21,6 +21,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.long  # each process loads DeepSpeed
 def test_layouts_of_four_ranks_equal_one_process(monkeypatch):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # DeepSpeed loads in half the time
     configs = [parity.configure(case) for case in LAYOUTS]

@@ -12,7 +12,7 @@ from minimtnlg.errors import InputError
 from minimtnlg.train.checkpoint import load_run
 from minimtnlg.train.trainer import train
 
-LAYOUTS = ["parallel.dp=1", "parallel.tp=2 parallel.pp=2 parallel.zero=1"]
+LAYOUTS = ["parallel.dp=1", "parallel.pp=2 parallel.zero=1"]
 KEYS = ("step", "tokens", "lr", "batch_size")
 
 

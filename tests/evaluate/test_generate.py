@@ -286,7 +286,7 @@ COUNT, MODELS = 5, {}
 LAYOUTS = {  # and how many chunks a stage has
     1: [(Layout(), 1)],
     2: [(Layout(tp=2), 1), (Layout(pp=2), 1), (Layout(pp=2), 2)],
-    4: [(Layout(tp=4), 1), (Layout(pp=4), 1), (Layout(tp=2, pp=2), 2), (Layout(tp=2, dp=2), 1)],
+    4: [(Layout(pp=4), 1), (Layout(tp=2, pp=2), 2), (Layout(tp=2, dp=2), 1)],
 }
 
 

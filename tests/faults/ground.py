@@ -80,7 +80,7 @@ PLACES = {
     "saving": Place("train.checkpoint:write", 3),
     "saved its part": Place("train.checkpoint:write", 3, after=True),
     "completing": Place("train.checkpoint:commit", 3, first=True),
-    "fsync": Place("train.checkpoint:_to_disk", 12, first=True),
+    "fsync": Place("train.checkpoint:to_disk", 12, first=True),
     "before renaming": Place("train.checkpoint:os.rename", 3, first=True),
     "after renaming": Place("train.checkpoint:os.rename", 3, first=True, after=True),
     "moving latest": Place("train.checkpoint:point", 3, first=True),
@@ -91,6 +91,16 @@ PLACES = {
     "setting a damaged one aside": Place("train.saving:Saver._set_aside", 1, first=True),
     "resuming": Place("train.loop:_prepare", 1, first=True),
 }
+
+
+def holder_of(name):
+    """(module or class, attribute) of "module:function" or "module:Class.method"."""
+    module, _, path = name.partition(":")
+    holder = importlib.import_module(f"minimtnlg.{module}")
+    *outer, last = path.split(".")
+    for part in outer:
+        holder = getattr(holder, part)
+    return holder, last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +120,7 @@ class Fault:
                 self._wrap(name)
 
     def _wrap(self, name):
-        module, _, path = name.partition(":")
-        holder = importlib.import_module(f"minimtnlg.{module}")
-        *outer, last = path.split(".")
-        for part in outer:
-            holder = getattr(holder, part)
+        holder, last = holder_of(name)
         original, calls, after = getattr(holder, last), [], PLACES[self.place].after
 
         @functools.wraps(original)

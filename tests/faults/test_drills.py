@@ -8,8 +8,9 @@ Nothing hangs, no process outlives its run, and what was saved stays.
 
 import pytest
 from drills import DRILLS
-from ground import Ground, left_behind
+from ground import PLACES, Ground, holder_of, left_behind
 
+NAMES = [name for place in PLACES.values() for name in place.names.split()]
 MARKS = {True: (), False: pytest.mark.long}
 
 
@@ -25,3 +26,8 @@ def test_drill(drill, base, outcomes, tmp_path):
         raise
     assert not left_behind()
     outcomes[drill] = happened, ground.curve
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES)))
+def test_what_is_to_be_disturbed_is_there(name):
+    assert callable(getattr(*holder_of(name)))

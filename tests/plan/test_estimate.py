@@ -63,12 +63,12 @@ for gpus, layers, heads, batch in ((16, 12, 8, 96), (24, 14, 12, 96), (64, 32, 1
     shape = Model(layers=layers, hidden=heads * 128, heads=heads, seq=1024, vocab=51200 - 51200 % 12
                   if heads == 12 else 51200, attention="readable")  # fmt: skip
     JOBS += list(layouts(shape, gpus, [batch], A100))
-SOME = random.Random(1).sample(JOBS, 200)
+SOME = random.Random(1).sample(JOBS, 100)
 STACKS = [stack(name) for name in names("stacks.yaml")]
 
 
 def test_the_closed_form_is_the_simulation():
-    """Within 1 % on 200 random legal layouts: even and not, interleaved and not, long and short."""
+    """Within 1 % on 100 random legal layouts: even and not, interleaved and not, long and short."""
     assert {job.virtual for job in SOME} > {1, 2} and {job.pp for job in SOME} > {1, 2, 4}
     worst = 0.0
     for job in SOME:

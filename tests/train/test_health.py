@@ -165,8 +165,9 @@ def test_a_run_that_stops_has_saved_what_was_good(config, tmp_path, monkeypatch)
     assert complaints(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-@pytest.mark.parametrize("parallel", [Parallel(), Parallel(tp=2)], ids=["alone", "tp2"])
+@pytest.mark.parametrize(
+    "name, parallel", [("SIGTERM", Parallel()), ("SIGUSR1", Parallel(tp=2))], ids=["alone", "tp2"]
+)
 def test_a_signal_saves_and_ends(config, tmp_path, name, parallel):
     """The command, as a user starts it, gets a signal; resumed it has the undisturbed curve."""
     settings, out = short(config, parallel, steps=400, save_every=0), tmp_path / "run"
@@ -248,13 +249,13 @@ def stuck(how, settings, out):
 
 
 @pytest.mark.parametrize(
-    "how, says",
+    "layout, how, says",
     [
-        ("suspended", "rank 1 does not answer"),
-        ("asleep", r"rank 1 is at test_health.py:\d+, in stop"),
+        (Parallel(dp=2), "suspended", "rank 1 does not answer"),
+        (Parallel(pp=2), "asleep", r"rank 1 is at test_health.py:\d+, in stop"),
     ],
+    ids=["suspended", "asleep"],
 )
-@pytest.mark.parametrize("layout", [Parallel(dp=2), Parallel(pp=2)], ids=["dp2", "pp2"])
 def test_a_stalled_rank_is_named(config, tmp_path, layout, how, says):
     settings = sized(short(config, layout, patience=3.0, save_every=1))
     with pytest.raises(RankError, match=f"no step for 3 s after step 2: {says}") as error:

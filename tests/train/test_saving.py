@@ -68,11 +68,11 @@ def back_to(run, step):
     (run / "latest").write_text(f"step-{step}")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_stopped_anywhere_it_ends_alike(config, tmp_path, dtype, monkeypatch):
     """After each step, across the ramp, the end of an epoch and, in fp16, changes of the scale."""
     monkeypatch.setattr(LossScale.__init__, "__defaults__", (2.0**40, 1.0, 3, 2))
-    settings = changed(config, dtype=dtype, save_every=1, keep=0)
+    settings = changed(config, dtype=dtype, save_every=1, keep=0, micro_batch=2)
     few = dataclasses.replace(config.data, split=(5, 95, 0))
     settings = dataclasses.replace(settings, data=few)
     train_set, _ = draw_data(settings, open_corpus(settings))
@@ -97,8 +97,14 @@ def test_stopped_anywhere_it_ends_alike(config, tmp_path, dtype, monkeypatch):
             assert torch.equal(bits(x), bits(last[key])), (step, key)
 
 
-@pytest.mark.parametrize("dtype, asynchronous", [("bfloat16", True), ("float16", False)])
-@pytest.mark.parametrize("name", ["tp2 pp2 dp2 zero1", "dp2 zero3"])
+@pytest.mark.parametrize(
+    "name, dtype, asynchronous",
+    [
+        ("tp2 pp2 dp2 zero1", "bfloat16", True),
+        ("dp2 zero3", "bfloat16", True),
+        ("dp2 zero3", "float16", False),
+    ],
+)
 def test_a_layout_resumes_bit_by_bit(config, tmp_path, name, dtype, asynchronous):
     settings = changed(
         config, LAYOUTS[name], dtype=dtype, save_every=4, keep=0, async_save=asynchronous
@@ -188,13 +194,18 @@ def exact(config, tmp_path_factory):
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "serial"])
 def test_another_layout_goes_on_with_the_same_losses(exact, tmp_path, name):
-    """One process makes four steps, a layout goes on, and one process ends what it has saved."""
+    """One process makes four steps, a layout goes on, and one process ends what it has saved.
+
+    Where four ranks share every layer, they take four sequences at once: they talk less often.
+    """
     settings, folder = exact
-    out = tmp_path / "run"
+    out, p = tmp_path / "run", LAYOUTS[name]
     shutil.copytree(folder, out)
-    for step, parallel in ((4, LAYOUTS[name]), (8, Parallel())):
+    wide = dataclasses.replace(settings.train, micro_batch=4 if p.tp == 4 else 1)
+    for step, parallel, own in ((4, p, wide), (8, Parallel(), settings.train)):
         back_to(out, step)
-        train(dataclasses.replace(settings, parallel=parallel), out, progress=False, resume=True)
+        going = dataclasses.replace(settings, parallel=parallel, train=own)
+        train(going, out, progress=False, resume=True)
         for mine, theirs in zip(timeless(out), timeless(folder), strict=True):
             assert mine.keys() == theirs.keys()
             for key, value in mine.items():
