@@ -136,13 +136,13 @@ def keep(job, answers, enclosed):
         with contextlib.suppress(OSError):
             os.chown(folder, isolation.worker(os.getppid()), -1)
     ear, mouth = os.pipe()
-    slot, parent = os.getppid(), os.getpid()
+    slot = os.getppid()
     first = os.fork()
     if first == 0:
         try:
             answers.close()
             os.close(ear)
-            init(job, mouth, nonce, folder, slot, enclosed, parent)
+            init(job, mouth, nonce, folder, slot, enclosed)
         finally:
             os._exit(1)
     os.close(mouth)
@@ -154,7 +154,7 @@ def keep(job, answers, enclosed):
     os._exit(0)
 
 
-def init(job, mouth, nonce, folder, slot, enclosed, keeper):
+def init(job, mouth, nonce, folder, slot, enclosed):
     """Process 1 of the submission: start the worker, bury the dead, end when the worker ends."""
     from minimtnlg.course import isolation, worker
 
