@@ -2,7 +2,7 @@
 
 A random choice by weight would be right on average and wrong in each batch. MT-NLG tracks instead
 how far each data set lies behind its share, and lets the one farthest behind give the next sample
-[S3, sec. 3.2; S9]. Nothing is random, so the order depends on the weights alone.
+[S3; S9]. Nothing is random, so the order depends on the weights alone.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the evaluation will ask must not stand in the training text [S3, sec. 3.1.3; S10].
+"""What the evaluation will ask must not stand in the training text [S3; S10].
 
 A model that has read a question is tested for its memory. So every run of 13 words of an evaluation
 text is looked for in every document; a short one, of 8 to 12 words, is looked for as a whole.

@@ -1,4 +1,4 @@
-"""Fuzzy deduplication: of documents that are nearly the same, one stays [S3, sec. 3.2].
+"""Fuzzy deduplication: of documents that are nearly the same, one stays [S3].
 
 1. Every document gets its buckets, 20 numbers; documents that share one are candidates.
 2. In each bucket a document is taken at random and compared with all others there, exactly. Those

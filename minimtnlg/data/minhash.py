@@ -5,7 +5,7 @@
 - `signature`: for each of many hash functions the smallest value that it takes on the set. Two sets
   have the same smallest value with a probability of just their Jaccard similarity.
 - `bands`: the signature cut into bands; documents that agree in a whole band meet in a bucket. With
-  20 bands of 13 values they do with probability 1 - (1 - s^13)^20 [S3, sec. 3.2].
+  20 bands of 13 values they do with probability 1 - (1 - s^13)^20 [S3].
 """
 
 import numpy as np

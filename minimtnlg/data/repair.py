@@ -1,6 +1,6 @@
 """Broken characters are mended, and documents that are too short to teach anything go.
 
-The rules are the paper's [S3, sec. 3.1.2], carried out by Megatron-LM's cleaning script [S10]: ftfy
+The rules are the paper's [S3], carried out by Megatron-LM's cleaning script [S10]: ftfy
 repairs text that was decoded wrongly; a document below 512 characters goes; so does one that says
 "javascript" (mostly "please enable JavaScript") below 256. Applied one after the other the second
 rule finds nothing that the first has left. It stands first here, so that a report shows both.

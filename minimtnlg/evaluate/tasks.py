@@ -56,7 +56,7 @@ def lambada_cloze(record):
 def race(record):
     """{article, question, options, answer: "A".."D"}, or all questions of an article in lists.
 
-    A question with a gap is asked as any other [S3, sec. 4.2.2].
+    A question with a gap is asked as any other [S3, sec. 4].
     """
     if "question" in record:
         rows = [(record["question"], record["options"], record["answer"])]
