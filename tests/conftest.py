@@ -1,5 +1,6 @@
-"""Loaded before any test imports torch, so that the package's settings of threads hold."""
+"""Loaded before any test imports torch, so that settings of threads hold."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,11 @@ import hypothesis
 import pytest
 
 import minimtnlg  # noqa: F401
+
+# Two processes that test side by side have a core each. A second thread would find none, and those
+# who wait for it would spin.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # No test asserts a time: on a busy machine an example takes as long as it takes.
 SLOW = [hypothesis.HealthCheck.too_slow]
