@@ -20,7 +20,7 @@ def readable_core(q, k, v, p, draw, layer, piece=0):
     """softmax(q k^T / sqrt(head size) + causal mask) v, with dropout p on the softmax.
 
     q, k, v: [b, a, s, h/a] -> [b, a, s, h/a], a this rank's heads. The [b, a, s, s] weights exist
-    in memory: the 5 a s / h of S13's activation formula [S13, sec. 4.1]. piece: see Draw.purpose.
+    in memory: the 5 a s / h of S13's activation formula [S13]. piece: see Draw.purpose.
     """
     s = q.shape[-2]
     # Dividing q instead would keep a second q for backward; dividing the product keeps nothing.

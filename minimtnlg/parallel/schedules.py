@@ -7,7 +7,7 @@
 - One object is drawn and simulated (simulate.py) and executed (pipeline.py).
 
 Virtual stage x is the x-th of the p * v pieces of the model in the order of its layers. It lives on
-stage x % p as that stage's chunk x // p [S12, sec. 2.2.2].
+stage x % p as that stage's chunk x // p [S12].
 """
 
 from collections import defaultdict
@@ -147,14 +147,14 @@ class Schedule:
 
 
 class GPipe(Schedule):
-    """All forward passes, then all backward passes: m micro-batches in flight [S12, sec. 2.2.1]."""
+    """All forward passes, then all backward passes: m micro-batches in flight [S12]."""
 
     def warm_up(self, stage):
         return self.m
 
 
 class OneFOneB(Schedule):
-    """1F1B: GPipe's bubble, but at most p - stage micro-batches in flight [S12, sec. 2.2.1].
+    """1F1B: GPipe's bubble, but at most p - stage micro-batches in flight [S12].
 
     The last stage alternates at once; each stage before it makes one more forward pass ahead.
     MT-NLG was trained with 1F1B [S3, sec. 2.1.2].
@@ -166,7 +166,7 @@ class OneFOneB(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Interleaved(Schedule):
-    """1F1B with v chunks a stage: a bubble v times smaller, v times the messages [S12, sec. 2.2.2].
+    """1F1B with v chunks a stage: a bubble v times smaller, v times the messages [S12].
 
     Micro-batches go through one chunk after the other in groups of exactly p, so m must be a
     multiple of p. Megatron-Core also takes other groups, with more micro-batches in flight.
