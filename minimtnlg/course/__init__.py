@@ -3,10 +3,13 @@
     sources.py    front matter and cells of a lesson or an exercise: what a maintainer writes
     exercises.py  an exercise loaded: stub, solution, checks, wrong answers
     pages.py      what is generated from sources: notebooks, course map, glossary
-    build.py      build, run, start: what the command line calls
+    build.py      build, run, start: what the command line calls; execute.py runs a notebook,
+                  start.py copies what a learner edits
     check.py      predict, measured, check, hint, solution: what a learner calls
+    adapters.py   answers in a package of the reader's own
     drawn.py      numbers and rules of an exercise that are drawn for a class
-    progress.py   what a learner guessed, tried and solved; status.py reads it
+    progress.py   what a learner guessed, tried and solved; status.py reads it;
+                  rank.py keeps a reader's rank of MT-NLG there
     feedback.py   expect: a comparison that fails in words
     show.py       figure, show: what a cell displays
     plots.py      the one style of all figures
@@ -15,7 +18,8 @@
     mutants.py    bugs of parallel training, to be switched on: bugs/*.toml lists them
     grade.py      points for what was handed in (submissions.py), in a sandbox.py of isolation.py's
                   making, where worker.py with integrity.py and rank_server.py runs the checks;
-                  gradebook.py and handback.py write what a teacher and a student get of it
+                  suspicion.py reads the code; gradebook.py and handback.py write what a teacher
+                  and a student get of it
     labs.py       find the bug: code of the package with one of these, and whether it is mended
 """
 

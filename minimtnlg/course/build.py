@@ -1,6 +1,7 @@
 """Build, run and hand out the course: what `minimtnlg course build | run | start` calls.
 
-build   sources -> executed notebooks (committed), student exercises, glossary, README's map
+build   sources -> executed notebooks (committed), student exercises, adapters.py, glossary,
+        README's map
 run     every lesson executed again, with other parameters if wanted; the table of `make course`
 start   copies without outputs in `work/`, where a learner edits
 """
@@ -71,7 +72,7 @@ def build(names=None, execute=True, root=ROOT):
 
 
 def run(names=None, parameters=None, out="build/notebooks", root=ROOT):
-    """Execute the lessons `names` (all by default) into the folder `out`; print a table.
+    """Execute the lessons `names` (all by default) into the folder `out` of root; print a table.
 
     `parameters` replace values of each lesson's parameters cell. A committed notebook whose cells
     are not those of its source counts as a failure. Returns a list of Result.
@@ -155,7 +156,10 @@ def _identity(cell):
 
 
 def missing(lesson):
-    """What this machine lacks for the lesson, as one line, or ""."""
+    """What this machine lacks for the lesson, as one line, or "".
+
+    InputError if the lesson requires something that is not known.
+    """
     there = {
         "megatron": lambda: importlib.util.find_spec("megatron") is not None,
         "deepspeed": lambda: importlib.util.find_spec("deepspeed") is not None,

@@ -22,7 +22,7 @@ def predict(name, guess, choices=None):
     Parameters:
         name     the same as in the later call of `measured`
         guess    a number, one of `choices`, or None while there is none
-        choices  the possible answers, for a question that is not about a number
+        choices  the possible answers, texts, for a question that is not about a number
     """
     if guess is None:
         options = f" one of {', '.join(map(repr, choices))}" if choices else " your number"
@@ -75,7 +75,7 @@ def _in_words(call):
 def check(name, answer):
     """Check your function or class for the exercise `name` and say in words what was found.
 
-    All visible checks run; when they pass, the hidden ones run as well.
+    All visible checks run; a hidden one runs when all before it have passed.
     """
     exercise = exercises.load(name)
     if isinstance(answer, str) or not callable(answer):
@@ -104,7 +104,7 @@ def check(name, answer):
 
 @_in_words
 def hint(name):
-    """Print the next of the three hints of exercise `name`."""
+    """Print the next hint of exercise `name`; after the last one, all of them again."""
     exercise = exercises.load(name)
     name = exercise.source.name
     given = progress.read()["exercises"].get(name, {}).get("hints", 0)

@@ -13,13 +13,14 @@ CELL_LIMIT = 900  # seconds; a cell that hangs must not hang the course
 
 
 class LessonFailed(Exception):
-    """A cell of a lesson raised; the text names cell and error in one line."""
+    """A cell of a lesson raised, or its kernel died or hung; the text says which in one line."""
 
 
 def run_notebook(notebook, parameters=None, out=None):
     """Execute a notebook in an empty folder; return it with outputs. Raises LessonFailed.
 
-    `out` keeps the executed file, also of a run that failed.
+    `parameters` replace values of its parameters cell. `out` keeps the executed file, also of a run
+    that failed.
     """
     import papermill
 
@@ -65,7 +66,7 @@ def _quiet_environment(folder):
 
 
 def clean(notebook, root=ROOT):
-    """Take out of an executed notebook what differs from run to run without meaning."""
+    """Take out of an executed notebook what differs from run to run without meaning; return it."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:

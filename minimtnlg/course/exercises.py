@@ -52,8 +52,8 @@ class Exercise:
     def grade(self, answer, hidden=True, stop=False):
         """Outcomes of the checks on `answer`, in order.
 
-        Hidden checks run only if the visible ones pass, and only if `hidden`. `stop` ends at the
-        first check that does not pass.
+        A hidden check runs only if all before it have passed, and only if `hidden`. `stop` ends at
+        the first check that does not pass.
         """
         outcomes = []
         for check in self.checks:
@@ -94,7 +94,10 @@ def find(name, root=None):
 
 
 def questions(source):
-    """An exercise's source without what answers it: solution, wrong answers, hints, oral part."""
+    """An exercise's source without what answers it.
+
+    Solution, wrong answers, hints, picture and oral part are left out.
+    """
     asking = {"target", "stub", "check", "hidden"}
     return replace(source, cells=[c for c in source.cells if set(tags(c)) <= asking])
 
@@ -114,6 +117,7 @@ def asked(source):
 def load(name, root=None, draws=None, answers=True):
     """The exercise `name`, or the one in the file `name` if it is a Path, or that of this source.
 
+    root     of a course, as in `find`
     draws    name -> value, instead of the public ones (`drawn.py`)
     answers  False leaves solution and wrong answers out, so that nobody finds them in memory
     """

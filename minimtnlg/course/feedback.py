@@ -35,12 +35,14 @@ def expect(got, expected, what, look_at="", tol=None):
     """Raise Feedback unless `got` equals `expected`.
 
     Parameters:
-        got       what the student's code gave: number, string, tuple, list, dict, array, tensor
-        expected  the same kind of thing, computed without the student's code
+        got       what the student's code gave; any sequence may stand for a list or a tuple
+        expected  number, string, tuple, list, dict, set, dataclass, array or tensor, computed
+                  without the student's code
         what      which quantity this is, in words
         look_at   the idea or lesson section to read again when it fails
-        tol       relative to the largest expected magnitude; by default exact for integers and
-                  TOLERANCE of the expected type for floating-point numbers
+        tol       relative to the largest expected magnitude, in a list, tuple or dict to that of
+                  each item; by default exact for integers and TOLERANCE of the expected type for
+                  floating-point numbers
     """
     found = _difference(got, expected, tol)
     if found:

@@ -1,6 +1,7 @@
 """What a teacher takes away: a table, a gradebook, a results.json for Gradescope.
 
-Results are those of `grade.py`. Every function makes text; nothing here looks at a submission.
+Results are those of `grade.py`; nothing here looks at a submission. `table` is what `by_student`
+makes of them, `row` what it holds of one student.
 """
 
 import csv
@@ -14,7 +15,10 @@ from minimtnlg.errors import InputError
 
 
 def read_roster(path):
-    """{id: {"id", "name", "email"}} of a CSV file with the columns id, name and perhaps email."""
+    """{id: {"id", "name", "email"}} of a CSV file with the columns id, name and perhaps email.
+
+    InputError for what is no such file, an id that is empty or there twice, and no student at all.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -38,7 +42,9 @@ def by_student(results, roster=None, named=()):
     """({student: {NN_name: Result}}, the exercises), of the roster first, in its order.
 
     A student of the roster has a result for each exercise, if need be one of nothing. What can't be
-    assigned to an exercise stands under its path.
+    assigned to an exercise stands under its path. Who isn't in the roster gets a flag.
+
+    named: exercises, as NN_name, that are listed even if nobody has handed one in.
     """
     stems = sorted({r.exercise for r in results if r.exercise} | set(named))
     table = {student: {} for student in roster or ()}

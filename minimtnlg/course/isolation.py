@@ -141,6 +141,7 @@ def give_up(memory, seconds, megabytes, slot, enclosed):
     """Set the limits and leave all rights behind; what is left is this user's, or nobody's.
 
     memory, megabytes  of memory and of one file, in MB
+    seconds            by the clock; a process may compute for two more
     slot               a number that no other submission which runs now has, for a user id
     enclosed           whether this is in namespaces, where the user's processes are counted anew
     """

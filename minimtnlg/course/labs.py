@@ -95,13 +95,16 @@ class Lab:
     def run(self, answer, program, ranks, *args):
         """run(program, ranks, *args) with the student's suspects in the package of the ranks.
 
-        Feedback in words if a rank fails.
+        Feedback in words if a rank fails. Equal jobs run once, so `args` must be hashable.
         """
         found = _ran(self.file, self.source(answer), program, ranks, args)
         return _ended(found, f"{ranks} ranks", self.file)
 
     def verify(self, answer, *overrides):
-        """What `verify` says of the layout with these overrides, on a model that takes a second."""
+        """What `verify` says of the layout with these overrides, on a model that takes a second.
+
+        Feedback in words if a rank fails.
+        """
         found = _verified(self.file, self.source(answer), overrides)
         return _ended(found, " ".join(overrides), self.file)
 
@@ -123,7 +126,7 @@ class Lab:
                 print(f"  namely {', '.join(wrong)}")
 
     def expect_equal(self, answer, *overrides, look_at):
-        """Feedback unless the layout is equal to one process in all respects."""
+        """Feedback, with `look_at`, unless the layout equals one process in all respects."""
         differences = self.verify(answer, *overrides)["max_abs_diff"]
         unequal = [f"{kind} {_say(x)}" for kind, x in differences.items() if _differs(x)]
         if unequal:

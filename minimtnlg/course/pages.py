@@ -156,7 +156,7 @@ def _exercise_line(source):
 
 
 def course_map(root=ROOT):
-    """Rows of the course map: one dict a lesson with all that its front matter says."""
+    """Rows of the course map, a dict a lesson: its front matter and its ExerciseSources."""
     exercises = exercise_sources(root)
     return [
         {

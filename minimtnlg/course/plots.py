@@ -60,6 +60,7 @@ def loss_curve(runs, x="tokens", title="Loss during training"):
         title  of the figure
 
     Returns (figure, axes). Steps with a `valid_loss` are drawn as points of the same colour.
+    InputError for a run without steps or without the field `x`.
     """
     import matplotlib.pyplot as plt
 

@@ -16,7 +16,11 @@ def start(exercise, modules, known, enclosed):
     """Give `minimtnlg.run` a server that is a fork of this process, before any answer runs.
 
     It has torch loaded already, and its ranks refuse what the worker refuses. Returns the picture
-    of what the checks rely on, which the ranks look at as well.
+    of what the checks rely on (`integrity.picture`), which the ranks look at as well.
+
+    exercise         the Exercise whose checks will run
+    modules          names of the modules that its code imports
+    known, enclosed  as in `integrity.refuse`
     """
     work = _rank.work
 

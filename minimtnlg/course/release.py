@@ -94,7 +94,10 @@ def release(chosen, seed, out, with_nbgrader=False, root=ROOT):
 
 
 def select(chosen, root=ROOT):
-    """The exercises that a text means: "06-12", "06", names, several divided by commas."""
+    """The exercises that a text means: "06-12", "06", names, several divided by commas.
+
+    Each once, in the course's order. InputError for a part that means none.
+    """
     known = exercise_sources(root)
     found = []
     for part in (part.strip() for part in chosen.split(",")):

@@ -1,16 +1,17 @@
 """A box in which one submission runs: it may crash, hang, fork or flood, and nobody else notices.
 
-Three kinds of processes stand between the grader and a student's code:
+Four kinds of processes stand between the grader and a student's code:
 
     server    started once for each job of `--jobs`, in a root of its own (`isolation.py`). It
               loads torch and never computes, so that a fork of it is ready in milliseconds. It
               was never told a solution, and can't read one.
     keeper    a fork for each submission. It looks at the clock and the memory, hears what the
               worker says, and ends every process that the submission has started.
+    init      a fork of that, process 1 of the submission: it starts the worker and buries the dead
     worker    a fork of that, without rights: the student's code and the checks (`worker.py`)
 
-The worker's words come through a pipe, one line of JSON each, which begins with a number that the
-keeper has drawn for it. Whatever else arrives, is printed, written or returned as an exit code
+The worker's words come through a pipe, a line each: a number that the keeper has drawn for it, then
+a dict as Python writes it. Whatever else arrives, is printed, written or returned as an exit code
 means nothing.
 """
 
@@ -36,7 +37,8 @@ LIMITS = {"seconds": 30.0, "memory": 2048, "disk": 256}  # MB; of one submission
 class Sandbox:
     """A server and the way to it. `open` says, as texts, what this system does not keep out.
 
-    enclosed: False does as on a system without namespaces, for tests.
+    enclosed: False does as on a system without namespaces, for tests. RuntimeError if the server
+    doesn't start.
     """
 
     def __init__(self, enclosed=True):
@@ -67,7 +69,8 @@ class Sandbox:
     def run(self, job):
         """What became of a job, a dict that `worker.work` describes, with `limits` as LIMITS.
 
-        {"said": [dict, ...], "ended": why it ended, in words, or "" if it came to its own end}
+        {"said": [dict, ...], "ended": why it ended, in words, or "" if it came to its own end};
+        with "lost": True if the grader itself failed. OSError or ValueError if the server is gone.
         """
         order = pickle.dumps(job)
         self.server.stdin.write(len(order).to_bytes(8) + order)
@@ -180,7 +183,12 @@ def init(job, mouth, nonce, folder, slot, enclosed):
 
 
 def listen(ear, limits, folder):
-    """(what the worker said, why it was ended or "") when it has ended or broken a limit."""
+    """(what the worker said, why it was ended or "") when it has ended or broken a limit.
+
+    ear     descriptor of the pipe that the worker's words come through
+    limits  as LIMITS
+    folder  where the submission writes, if nothing else limits how much; None: something does
+    """
     words, until = b"", time.monotonic() + limits["seconds"]
     base = memory_of(os.getpid())  # what each fork shares with this process
     look, server = time.monotonic(), os.getppid()
@@ -226,7 +234,7 @@ def end(first):
 
 
 def heard(words, nonce):
-    """The worker's lines among the words."""
+    """The worker's lines among the words, a dict each."""
     said = []
     for line in words.split(b"\n"):
         if line.startswith(nonce.encode()):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minimtnlg.course.sources import ROOT
 
-SVG_LIMIT = 60_000  # bytes; above it a picture of pixels is smaller and draws faster
+SVG_LIMIT = 60_000  # characters; above it a picture of pixels is smaller and draws faster
 DPI = 144  # two pixels of the file for one of the page
 
 

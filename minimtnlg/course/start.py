@@ -13,10 +13,10 @@ from minimtnlg.files import appearing
 
 
 def start(folder="work", root=ROOT):
-    """Copy lessons, student exercises and adapters.py into `folder` and print what was done.
+    """Copy lessons, student exercises and adapters.py into `folder` of root; print what was done.
 
     Notebooks have no outputs. A copy that was not edited is refreshed; beside an edited one the
-    newer version is laid as `NAME.new.ipynb`. Returns the path of the course map, which `make lab`
+    newer version is laid as `NAME.new.*`. Returns the path of the course map, which `make lab`
     opens.
     """
     folder = Path(root) / folder

@@ -70,7 +70,7 @@ def right(guess, measured):
 
 
 def advice(rows):
-    """One line: the lesson to go on with, or the exercise that is still open."""
+    """One line: the lesson to go on with, and the first exercise still open before it."""
     for row in rows:
         if not row["done"]:
             verb = "go on with" if row["made"] else "open"

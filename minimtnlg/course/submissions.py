@@ -12,7 +12,8 @@ Who: by the file's place below the folder that is given.
 Which exercise: the file's or folder's name; else `check("name", ...)` in it; else, in a module, the
 keys of `ANSWERS = {...}`; else a function or class of the name that an exercise asks for.
 
-Hidden folders, packages (with `__init__.py`), `src` and environments are not looked at.
+Hidden folders, those that begin with `_`, packages (with `__init__.py`), `src` and environments are
+not looked at.
 """
 
 import ast
@@ -44,7 +45,11 @@ class Submission:
     shared: bool = False  # others' files lie in its folder
 
     def files(self):
-        """name -> bytes of what the code may read: the file, or for ANSWERS its whole folder."""
+        """name -> bytes of what the code may read: the file, or for ANSWERS its whole folder.
+
+        The file alone where others' files lie beside it. InputError for what `read` refuses, and
+        for more than LARGEST together.
+        """
         if not self.key or self.shared:
             return {self.path.name: read(self.path)}
         found, size = {}, 0
@@ -61,7 +66,7 @@ def find(paths, sources, students=()):
     """Submissions below `paths`, sorted; InputError for a path that is not there.
 
     sources   of the exercises that count, ExerciseSource
-    students  names of a roster, by which folders are recognised
+    students  ids of a roster, by which folders are recognised
     """
     found = []
     names = {name: s.stem for s in sources for name in (s.stem, s.name)}
@@ -85,7 +90,10 @@ def find(paths, sources, students=()):
 
 
 def read(path):
-    """The bytes of a plain file. A link would show what its author must not see: InputError."""
+    """The bytes of a plain file. A link would show what its author must not see: InputError.
+
+    InputError for more than LARGEST bytes too.
+    """
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a plain file")

@@ -71,7 +71,10 @@ def draw(source, seed):
 
 
 def class_source(variant):
-    """Text of the source that students get; InputError if it needs what they must not read."""
+    """Text of the source that students get; InputError if it needs what they must not read.
+
+    InputError too for a value that can't be written down in it.
+    """
     cells = variant.cells(None, *SHOWN)
     given = _numbers(variant, variant.code(None, "stub"))
     asked = _numbers(variant, variant.code("check", "picture"))

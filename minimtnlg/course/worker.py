@@ -2,16 +2,15 @@
 
 It is a fork of a server that was told neither solution nor wrong answers. In this order it
 
-1. loads the exercise's given code and checks, and forks a process that starts ranks,
-2. takes a picture of all that the checks rely on, and begins to refuse what no answer needs
-   (`integrity.py`),
+1. loads the exercise's given code and checks, and takes a picture of all that the checks rely on,
+2. forks a process that starts ranks, and begins to refuse what no answer needs (`integrity.py`),
 3. runs the submission: the code cells of a notebook in their order without their bare expressions
    (experiments, calls of `check` and `hint`, magics), or a module as it is,
 4. runs the checks. Unless the first passes the others do not run, for then there are no points.
 
 What it says, a dict each: {"missing": why there is no answer}, {"check": name, "kind": as in
 `exercises.Outcome`, "text"}, {"replaced": what the code has replaced}, {"tried": what was refused}
-and at the end {"done": true}. {"fault": text} means that the grader or the exercise is broken.
+and at the end {"done": True}. {"fault": text} means that the grader or the exercise is broken.
 """
 
 import ast
@@ -65,6 +64,10 @@ def work(job, mouth, nonce, folder, enclosed):
     job  files: name -> bytes of the submission, main: which of them is run, exercise: its source
          without answers (`exercises.questions`), key: its name in the submission's ANSWERS, or
          "", secret: folders that nobody may open
+
+    mouth, nonce  descriptor of the pipe to the keeper, and what each line into it begins with
+    folder        where files can be written
+    enclosed      whether it is in namespaces of its own
     """
     from minimtnlg.course import exercises, integrity, rank_server
 

@@ -31,9 +31,10 @@ DEEPEST = 240  # tags inside each other; jusText's parser drops all that lies de
 
 
 def extracted(document, engine="justext"):
-    """The text of a Document that is a page; any other passes.
+    """The Outcome of a Document: of a page its text, removed if it has none; any other passes.
 
-    Its paragraphs are separated by an empty line. Its meta has "page" then, and kind text.
+    A text's paragraphs are separated by an empty line. Its meta has "page" then, and kind text.
+    engine: "justext" or "resiliparse".
     """
     if document.kind != "page":
         return Outcome((document,))

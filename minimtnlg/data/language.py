@@ -19,7 +19,7 @@ LONGEST = 10_000  # characters that are looked at
 def identified(text):
     """(code, confidence) of a text: ISO 639-1 where there is one, and a number from 0 to 1.
 
-    A text without a word has the code "" and the confidence 0.
+    An empty text has the code "" and the confidence 0; digits and signs alone get some code.
     """
     text = " ".join(text[:LONGEST].split())  # a line break would end it
     if not text:
@@ -29,9 +29,10 @@ def identified(text):
 
 
 def in_language(document, keep="en", confidence=0.5):
-    """Keep a Document in the language `keep`, if that is at least so sure; code passes.
+    """The Outcome of a Document: kept if it is surely in the language `keep`; code passes.
 
-    The language and the confidence are kept in its meta, as "language" and "confidence".
+    confidence: how sure it has to be, from 0 to 1. The language found and its confidence are kept
+    in the Document's meta, as "language" and "confidence".
     """
     if document.kind == "code":
         return Outcome((document,))

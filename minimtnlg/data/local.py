@@ -26,7 +26,8 @@ def local_texts(path, complain=None):
                   that can't be read or is no UTF-8, a line that is no JSON, has no text or is
                   endless, a page without content. If it returns, reading goes on behind that place
 
-    Without `complain` such things are an InputError; what is just empty is passed over.
+    Without `complain` such things are an InputError, but for an empty file or text that is no page.
+    These are yielded, complaint or not; `sources.documents` leaves them out.
 
     A file that is named is read whatever it is called; of a folder, those with a known suffix.
     Folders and files whose name begins with a dot are left out. A line of JSON has its text under

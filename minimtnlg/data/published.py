@@ -18,7 +18,7 @@ class Published(NamedTuple):
     weight: float
 
 
-TOKENS = 275.5  # billions: 270 for training and 5.5 for validation, a split of 98 to 2 [S3]
+TOKENS = 275.5  # billions: 270 for training and 5.5 for validation, 98 to 2 (derived from [S3])
 MTNLG = {
     "books3": Published(25.7, 14.3, 1.5, 0.14336),
     "openwebtext2": Published(14.8, 19.3, 3.6, 0.19336),

@@ -13,7 +13,11 @@ from minimtnlg.errors import InputError
 
 
 def repaired(document, shortest=512, shortest_javascript=256):
-    """Mend the text of a Document and drop it if it is short, both in characters; code passes."""
+    """The Outcome of a Document: its text mended, removed if it is short; code passes.
+
+    shortest             characters that a text must have
+    shortest_javascript  those of one that says "javascript", in a reason of its own
+    """
     if document.kind == "code":
         return Outcome((document,))
     text = mended(document.text)
@@ -28,7 +32,7 @@ def repaired(document, shortest=512, shortest_javascript=256):
 def mended(text):
     """The text as it was meant: no mojibake, HTML entities or control characters; NFC.
 
-    Curly quotes stay curly: they are no damage.
+    Curly quotes stay curly: they are no damage. In a text with a "<" entities stay: it may be HTML.
     """
     try:
         import ftfy

@@ -9,7 +9,10 @@ from minimtnlg.data.shards import Outcome, Tally
 
 
 def deal(shard, folder, ways, seed):
-    """Deal the documents of a shard into `ways` files, by the first digits of their draws."""
+    """Deal the documents of a shard into `ways` files, by the first digits of their draws.
+
+    The files lie in `folder`; their names are the number of the way, a hyphen, the shard's name.
+    """
     dealt = [[] for _ in range(ways)]
     for document in reading(shard):
         dealt[int(_place(document, seed) * ways)].append(document)

@@ -61,7 +61,10 @@ class Tokenizer:
         return [encoding.ids for encoding in found]
 
     def decode(self, ids):
-        """The text of token ids. Rows that only pad a vocabulary are no token and are left out."""
+        """The text of token ids. Rows that only pad a vocabulary are no token and are left out.
+
+        Bytes that are no whole character become U+FFFD.
+        """
         return self.bpe.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
@@ -69,7 +72,7 @@ def train(texts, vocab=2048):
     """Learn a Tokenizer of at most `vocab` tokens from an iterable of texts.
 
     The same texts give the same tokenizer. It has fewer tokens than asked for when the texts hold
-    no pair any more that occurs twice.
+    no pair any more that occurs twice. InputError for a size that `check_size` refuses.
     """
     check_size(vocab)
     library = _library()
@@ -95,9 +98,10 @@ def check_size(vocab):
 
 
 def gpt2():
-    """GPT-2's own vocabulary, as GPT-3 and MT-NLG use it: 50 257 tokens, padded to 51 200.
+    """GPT-2's own vocabulary: 50 257 tokens, padded to 51 200 as in Megatron's runs [S12, S13].
 
-    Its two files, `encoder.json` and `vocab.bpe`, are read from a pinned package.
+    The published scripts read it [S9]; that MT-NLG itself used it is not confirmed. Its two files,
+    `encoder.json` and `vocab.bpe`, come in a pinned package.
     """
     from minimtnlg.data.packages import members
 

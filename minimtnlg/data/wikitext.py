@@ -52,7 +52,10 @@ def articles(stream):
 
 
 def plain(markup):
-    """The running text of an article, paragraphs separated by an empty line."""
+    """The running text of an article, paragraphs separated by an empty line.
+
+    InputError where mwparserfromhell is not installed.
+    """
     try:
         import mwparserfromhell
     except ImportError:

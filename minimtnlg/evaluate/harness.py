@@ -41,6 +41,7 @@ class Adapter(LM):
     def create_from_arg_obj(cls, arg_dict, additional_config=None):
         """From the command line's --model_args run=RUN, a run or a Hugging Face folder.
 
+        InputError without run=. Other arguments are passed over.
         additional_config: the harness's own options of batch size and device, not used here.
         """
         if "run" not in arg_dict:
@@ -60,7 +61,11 @@ class Adapter(LM):
         return self._told("loglikelihood", texts, [(s.logprob, s.greedy) for s in found])
 
     def loglikelihood_rolling(self, requests):
-        """[log P] of whole texts: each token once, after as many before it as the model reads."""
+        """[log P] of whole texts, each token once.
+
+        The first `seq` tokens stand after the end of a document, each further `seq` after the one
+        token before them, and what is left after as many as the model has room for.
+        """
         texts, pairs, owner = [request.args for request in requests], [], []
         for i, (text,) in enumerate(texts):
             ids, seq = self.tokenizer.encode(text), self.model.config.seq

@@ -12,7 +12,7 @@
 
 A function of this page takes a record, a dict with the fields of the original files or of their
 copies on the hub, and returns its Items. Prompts are those of the harness that the paper used, with
-the paper's changes [S3, sec. 4; S19]. Options stand after their context and one space.
+the paper's changes [S3; S19]. Options stand after their context and one space.
 """
 
 import difflib
@@ -54,9 +54,10 @@ def lambada_cloze(record):
 
 
 def race(record):
-    """{article, question, options, answer: "A".."D"}, or all questions of an article in lists.
+    """{article, question, options, answer: "A".."D"}, or all questions of an article in lists:
+    {article, questions, options, answers}.
 
-    A question with a gap is asked as any other [S3, sec. 4].
+    A question with a gap is asked as any other [S3].
     """
     if "question" in record:
         rows = [(record["question"], record["options"], record["answer"])]
@@ -187,7 +188,7 @@ class Task(NamedTuple):
     intro: str = ""
 
 
-# Unless said otherwise likelihood is that of a token, on average [S3, sec. 4].
+# Unless said otherwise likelihood is that of a token, on average [S3].
 TASKS = {
     "lambada": Task(
         lambada, "greedy", 15, "test", {"test": "hf:EleutherAI/lambada_openai:default:test"},
@@ -238,6 +239,7 @@ def items_of(name, records, shots=0):
     """[Item] of (where, record) pairs, by the task of that name.
 
     where: file and line in words, for the InputError of a record that is none of this task's.
+    shots: how many examples will stand before each; with any, `with_shots` makes the Items.
     """
     task, found = named(name), []
     make = task.with_shots if shots and task.with_shots else task.items
@@ -263,7 +265,10 @@ def _refuse(item):
 
 
 def pairs_of(name, item, examples=()):
-    """[(context, continuation)], a pair of texts for each option, behind solved examples."""
+    """[(context, continuation)], a pair of texts for each option, behind solved examples.
+
+    examples: Items; before them stands the task's `intro`.
+    """
     shots = "".join(f"{example.solved}\n\n" for example in examples)
     start = named(name).intro + shots if examples else ""
     rows = zip(item.before, item.options, strict=True)

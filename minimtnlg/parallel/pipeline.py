@@ -24,7 +24,7 @@ def carry_out(schedule, mesh, forward, backward=None, *, shape=(), dtype=None, s
                   gradient); None for a forward-only schedule
     shape, dtype  of every message
     slices        with tensor parallelism, send 1/t of a message and gather it over there
-                  [S12, sec. 4.1]; not for ranks whose messages differ (sequence parallelism)
+                  [S12]; not for ranks whose messages differ (sequence parallelism)
     """
     links = _Links(mesh, shape, dtype, slices)
     at = (mesh.place.pp, mesh.layout.pp, schedule.virtual)

@@ -55,7 +55,7 @@ class Simulation:
         """Idle time by computing time, over all stages; the bubble as the papers give it.
 
         (p-1)/m for GPipe and 1F1B, (p-1)/(v m) interleaved, with equal stages and free transfers
-        [S12, sec. 2.2].
+        [S12].
         """
         return sum(self.idle) / (self.total * len(self.computing) - sum(self.idle))
 

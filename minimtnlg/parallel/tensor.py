@@ -4,7 +4,7 @@
 - f is the identity forward and a sum backward, g the other way round [S24, fig. 3].
 - The embedding and the loss are cut by vocabulary: no rank ever holds full logits.
 - Sequence parallelism replaces f by an all-gather and g by a reduce-scatter along the sequence, so
-  that what lies between the matrices is cut too [S13, sec. 4.2.2].
+  that what lies between the matrices is cut too [S13].
 
 A group of one is the ordinary case: every operation then returns what it is given. Each module says
 in `split` along which dimension its parameters are cut; what is not named is the same on all ranks.
@@ -97,7 +97,7 @@ def scatter_sequence(x, group):
 class _GatheredLinear(torch.autograd.Function):
     """F.linear(gather_sequence(x), weight, bias) that keeps the piece x, not the whole.
 
-    Backward gathers x a second time: the price of 1/t of the memory [S13, sec. 4.2.2].
+    Backward gathers x a second time: the price of 1/t of the memory [S13].
     """
 
     @staticmethod

@@ -189,7 +189,7 @@ def bytes_held(parameters, n, stage, gradient=4, optimizer=12):
 
 
 def elements_sent(parameters, n, stage, micro_batches=1):
-    """Elements that each rank sends in a step on a ring of n ranks [S15, sec. 7].
+    """Elements that each rank sends in a step on a ring of n ranks [S15].
 
     2, 2, 3 times the parameters at stages 1, 2, 3, times (n-1)/n, for one micro-batch; stage 0 is
     stage 1's. More micro-batches repeat the sum of the gradients at stage 2, all at stage 3.
