@@ -67,7 +67,7 @@ def race(record):
         asked(
             f"Article: {record['article']}\n\nQuestion: {question}\nAnswer:",
             options,
-            "ABCD".index(answer),
+            _one_of(answer, ["a"], ["b"], ["c"], ["d"]),
         )
         for question, options, answer in rows
     ]
@@ -90,7 +90,7 @@ def piqa(record):
     else:
         goal, (first, second) = record["question"], record["options"].split("\nB. ", 1)
         options = [first.removeprefix("A. "), second]
-        gold = "AB".index(record["answer"][0])
+        gold = _one_of(record["answer"][:2], ["a."], ["b."])
     return [asked(f"Question: {goal}\nAnswer:", options, gold)]
 
 
