@@ -473,9 +473,9 @@ figure(
 
 # %% [markdown]
 # The two lexicons have scales of their own, so compare bars within a half only. On the left the values
-# are read off the paper's figure, to about 0.2, and have no intervals in what we have of them. On the
-# right the whiskers are bootstrap intervals. Where they overlap widely, the order of the bars is not
-# known.
+# are read off the paper's figure [S3], to about 0.2, and have no intervals in what we have of them. On
+# the right the whiskers are bootstrap intervals. Where they overlap widely, the order of the bars is
+# not known.
 
 # %%
 def apart(a, b):
