@@ -274,7 +274,7 @@ def test_a_folder_that_holds_a_run_is_one_line_of_each_rank(slurm, corpus, tmp_p
     assert sorted(lines) == [0, 1, 2, 3]
     for complaints in lines.values():
         assert complaints[0].startswith("minimtnlg: ")
-        assert "run holds a run or other files" in complaints[0]
+        assert "run holds files, but no run to go on with" in complaints[0]
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == "mine"
 
 
@@ -311,9 +311,10 @@ def test_a_pre_empted_run_ends_with_the_undisturbed_curve(slurm, corpus, tmp_pat
     slurm.wait(number, lambda facts: queued.items() <= facts.items())
     at = len(losses(tmp_path / "run"))
     assert 50 < at < 150, slurm.log(number)
-    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=60")
+    slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
     assert slurm.outcome(number) == ("COMPLETED", 0), slurm.log(number)
     assert f"SIGUSR1: saved after step {at}; --resume goes on there" in slurm.log(number)
+    (tmp_path / "other").mkdir()
     undisturbed = start(slurm, corpus, tmp_path / "other", "mini", overrides)
     assert slurm.outcome(undisturbed) == ("COMPLETED", 0), slurm.log(undisturbed)
     assert losses(tmp_path / "run") == losses(tmp_path / "other" / "run")
